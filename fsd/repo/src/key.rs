@@ -1,0 +1,1 @@
+//! Key files: from a password to the master key.

@@ -1,0 +1,5 @@
+//! The `stash-fs` program: the FUSE adapter and the command line over `stash-vfs` and `stash-repo`.
+
+pub mod cli;
+pub mod fuse;
+pub mod telemetry;

@@ -1,0 +1,1 @@
+//! Logs (tracing to stderr) and the figures that `--metrics` and SIGUSR1 show.

@@ -1,0 +1,43 @@
+//! What can fail on the tree, in the words of a filesystem.
+
+use stash_repo::RepoError;
+
+/// The result of an operation on the tree.
+pub type VfsResult<T> = Result<T, VfsError>;
+
+/// A failed operation on the tree. `fuse/errno.rs` gives each variant its errno.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum VfsError {
+    /// There is no such name.
+    #[error("no such file or directory")]
+    NotFound,
+    /// The inode is not a directory.
+    #[error("not a directory")]
+    NotADirectory,
+    /// The inode is a directory.
+    #[error("is a directory")]
+    IsADirectory,
+    /// The inode is not a symbolic link, or the argument makes no sense.
+    #[error("invalid argument")]
+    Invalid,
+    /// There is no such extended attribute.
+    #[error("no such extended attribute")]
+    NoAttribute,
+    /// `SEEK_DATA` or `SEEK_HOLE` beyond the end.
+    #[error("offset is beyond the end of the file")]
+    BeyondEnd,
+    /// The node id is not known (any more): its snapshot was forgotten, or it never was one of ours.
+    #[error("stale file handle")]
+    Stale,
+    /// A name is longer than a filesystem allows.
+    #[error("file name too long")]
+    NameTooLong,
+    /// The repository failed.
+    #[error("{path}: {source}")]
+    Repo {
+        /// Which file or directory, as far as it is known.
+        path: String,
+        /// What failed.
+        source: RepoError,
+    },
+}

@@ -1,0 +1,22 @@
+//! The tree that a reader of a backup sees, without any word of FUSE.
+//!
+//! * [`namespace`]: which snapshots stand under which names (restic's layouts and templates, `latest`, one snapshot as root).
+//! * [`inode`]: node ids that another process can resolve, and the table of those that the kernel holds.
+//! * [`attr`]: from a stored node to what `stat` shows.
+//! * [`read`] and [`prefetch`]: from (file, offset, length) to bytes, and what to fetch before it is asked for.
+//! * [`Vfs`]: the operations. `try_*` answers from memory or not at all and never waits; the async twin does I/O.
+
+pub mod attr;
+pub mod error;
+pub mod inode;
+pub mod namespace;
+pub mod prefetch;
+pub mod read;
+mod vfs;
+
+pub use attr::{Attr, Entry, FileType};
+pub use error::{VfsError, VfsResult};
+pub use inode::Ino;
+pub use namespace::NamespaceOptions;
+pub use read::ReadData;
+pub use vfs::{DirSink, Mounted, StatFs, Vfs, VfsOptions};
