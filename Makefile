@@ -1,0 +1,45 @@
+# The one list of verbs. `make` alone prints them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+DIR ?= /usr/share
+REPO ?=
+STASH_FS := target/release/stash-fs
+export STASH_FS_TOOLS ?= /var/tmp/stash-fs-tools/bin
+
+help: ## print this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+build: ## build the program
+	cargo build --release --locked -p stash-fs
+
+demo: ## back up DIR (default a part of /usr) into a repository, mount it, browse it; REPO= mounts your own
+	tests/tools/install.sh demo
+	cargo build --release --locked -p stash-fs
+	DIR='$(DIR)' REPO='$(REPO)' tests/demo.sh $(STASH_FS)
+
+check: ## formatting, lints and documentation
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --workspace --no-deps -q
+
+test: ## install what is missing, build, and run every check and test (needs root)
+	tests/test.sh
+
+soak: ## the long loops, whole
+	tests/tools/install.sh test
+	STASH_FS_ROUNDS=200 cargo test --release --locked --workspace -- --nocapture soak
+
+bench: ## measure against the peers and the physical floors; three runs, a table and JSON
+	tests/tools/install.sh test
+	cargo build --release --locked -p stash-fs -p stash-tests --bins
+	target/release/bench --stash-fs $(STASH_FS) $(BENCH_ARGS)
+
+fuzz: ## run each fuzz target for T seconds (needs a nightly toolchain and cargo-fuzz)
+	cd fsd/repo/fuzz && for target in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run $$target -- -max_total_time=$(or $(T),60); done
+
+man: build ## write the manual pages and completions to target/man
+	$(STASH_FS) man target/man
+
+.PHONY: help build demo check test soak bench fuzz man
