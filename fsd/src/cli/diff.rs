@@ -1,0 +1,13 @@
+//! `diff`.
+
+use super::{CliError, CliResult, Context, Exit};
+
+/// The arguments of `diff`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs the verb.
+pub(super) async fn run(args: Args, context: &Context) -> CliResult<Exit> {
+    let _ = (args, context);
+    Err(CliError::failure("diff: not in this build"))
+}

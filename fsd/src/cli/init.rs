@@ -1,0 +1,13 @@
+//! `init`.
+
+use super::{CliError, CliResult, Context, Exit};
+
+/// The arguments of `init`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs the verb.
+pub(super) async fn run(args: Args, context: &Context) -> CliResult<Exit> {
+    let _ = (args, context);
+    Err(CliError::failure("init: not in this build"))
+}

@@ -1,0 +1,13 @@
+//! `prune`.
+
+use super::{CliError, CliResult, Context, Exit};
+
+/// The arguments of `prune`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs the verb.
+pub(super) async fn run(args: Args, context: &Context) -> CliResult<Exit> {
+    let _ = (args, context);
+    Err(CliError::failure("prune: not in this build"))
+}

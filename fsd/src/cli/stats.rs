@@ -1,0 +1,13 @@
+//! `stats`.
+
+use super::{CliError, CliResult, Context, Exit};
+
+/// The arguments of `stats`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs the verb.
+pub(super) async fn run(args: Args, context: &Context) -> CliResult<Exit> {
+    let _ = (args, context);
+    Err(CliError::failure("stats: not in this build"))
+}
