@@ -32,6 +32,17 @@ pub enum VfsError {
     /// A name is longer than a filesystem allows.
     #[error("file name too long")]
     NameTooLong,
+    /// As many inodes are held as the table of node ids admits (or the table could not be written).
+    #[error("too many inodes are in use")]
+    TooManyInodes,
+    /// A template, a filter or a root of the command line makes no sense. Only [`crate::Vfs::new`] returns it.
+    #[error("{option}: {reason}")]
+    Option {
+        /// Which option, as `--time-template`.
+        option: &'static str,
+        /// What is wrong with it and what it should be.
+        reason: String,
+    },
     /// The repository failed.
     #[error("{path}: {source}")]
     Repo {
