@@ -308,7 +308,7 @@ impl Context {
 ///
 /// # Errors
 /// The system has no threads left.
-pub fn runtime() -> CliResult<tokio::runtime::Runtime> {
+pub(super) fn runtime() -> CliResult<tokio::runtime::Runtime> {
     let next = AtomicUsize::new(0);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(IO_THREADS)
