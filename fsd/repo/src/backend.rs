@@ -8,7 +8,13 @@
 //! Messages carry no secrets: not from the URL, not from a response body.
 
 pub mod connect;
+mod error;
+pub mod local;
 pub mod location;
+
+pub use connect::{ConnectOptions, connect};
+pub use local::LocalBackend;
+pub use location::Location;
 
 use std::fmt;
 use std::ops::Range;

@@ -223,10 +223,6 @@ impl Context {
     pub fn connect_options(&self) -> ConnectOptions {
         let global = &self.global;
         ConnectOptions {
-            // Variables that are not UTF-8 are none of ours.
-            environment: std::env::vars_os()
-                .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
-                .collect(),
             extended: global.option.iter().cloned().collect::<BTreeMap<_, _>>(),
             cacert: global.cacert.iter().filter(|path| !path.as_os_str().is_empty()).cloned().collect(),
             tls_client_cert: global.tls_client_cert.clone().filter(|path| !path.as_os_str().is_empty()),
@@ -235,6 +231,8 @@ impl Context {
             limit_upload: global.limit_upload.map(|kib| kib.saturating_mul(1024)),
             deadline: global.deadline,
             metrics: Arc::new(Metrics::default()),
+            // The process's environment, and whatever else the machine keeps for a person.
+            ..ConnectOptions::from_process()
         }
     }
 
