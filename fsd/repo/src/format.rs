@@ -7,6 +7,7 @@ pub mod index_file;
 mod json;
 pub mod snapshot;
 pub mod tree;
+pub mod unpacked;
 
 use crate::error::RepoError;
 use crate::id::Id;

@@ -27,6 +27,8 @@ pub mod key;
 pub mod lock;
 pub mod metrics;
 pub mod repository;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod write;
 
 pub use backend::{Backend, BackendError, BackendErrorKind, FileKind, ListEntry};
