@@ -1,1 +1,9 @@
+//! The harness: servers, mounts, forged repositories and trees that the suites and the benchmark share.
+//!
+//! A harness fails by panicking, with a message that says what it did.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::missing_panics_doc, reason = "see above")]
+
+pub mod fixture;
+pub mod forge;
+pub mod reference;

@@ -1,1 +1,5 @@
+//! One binary for all suites. A name's prefix says what a test needs: `root_` root's rights; nothing, only a user.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod workspace;
