@@ -119,7 +119,15 @@ pub enum Command {
 /// Parses the arguments and runs the verb.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments = match mount::helper::rewrite(std::env::args_os().collect()) {
+        Ok(mount::helper::Arguments::Of(arguments)) => arguments,
+        Ok(mount::helper::Arguments::Fake) => return Exit::Success.into(),
+        Err(error) => {
+            error.report(false, &mut std::io::stderr().lock());
+            return error.exit.into();
+        }
+    };
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come as errors too, with exit code 0 and for standard output. A closed pipe is no matter.

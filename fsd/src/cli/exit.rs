@@ -27,6 +27,25 @@ pub enum Exit {
     BrokenPipe = 141,
 }
 
+impl Exit {
+    /// Returns the code that a child of this program ended with.
+    #[must_use]
+    pub(super) fn from_child(code: i32) -> Self {
+        let known = [
+            Self::Success,
+            Self::Failure,
+            Self::Usage,
+            Self::Incomplete,
+            Self::NoRepository,
+            Self::Locked,
+            Self::WrongPassword,
+            Self::Interrupted,
+            Self::BrokenPipe,
+        ];
+        known.into_iter().find(|exit| i32::from(*exit as u8) == code).unwrap_or(Self::Failure)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

@@ -17,6 +17,7 @@ use super::interrupt::{self, Interrupt};
 use super::output::Out;
 use super::units::{parse_bytes, parse_duration};
 use super::{CliError, CliResult, Exit, password};
+use crate::telemetry::{self, LogOptions};
 
 /// Threads of the I/O runtime: it only moves bytes; decoding has threads of its own.
 const IO_THREADS: usize = 2;
@@ -88,6 +89,9 @@ pub struct GlobalArgs {
     /// Say only errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Write the log as one JSON object a line
+    #[arg(long, global = true)]
+    pub log_json: bool,
     /// Write no lock (reading never does)
     #[arg(long, global = true)]
     pub no_lock: bool,
@@ -190,6 +194,7 @@ impl Context {
     /// # Errors
     /// None now; options that cannot be carried out will be named here.
     pub(super) fn new(global: GlobalArgs) -> CliResult<Self> {
+        telemetry::init(LogOptions { verbosity: global.verbosity(), quiet: global.quiet, json: global.log_json });
         Ok(Self { global, interrupt: Interrupt::default() })
     }
 

@@ -1,0 +1,127 @@
+//! The repositories of a mount.
+
+use std::sync::Arc;
+
+use stash_repo::backend::connect;
+use stash_repo::backend::location::Location;
+use stash_repo::{Metrics, Repository};
+use stash_vfs::Mounted;
+use zeroize::Zeroizing;
+
+use super::Args;
+use crate::cli::{CliError, CliResult, Context, GlobalArgs, global, password};
+
+/// A repository and the name of its directory.
+#[derive(Debug)]
+pub(super) struct Named {
+    pub(super) name: String,
+    pub(super) location: Location,
+}
+
+/// What is known of the opened repositories.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// Their addresses without secrets, for the first column of `mount`.
+    pub(super) source: String,
+    /// No network is between us and any of them.
+    pub(super) all_local: bool,
+    /// Their counters by name.
+    pub(super) metrics: Vec<(String, Arc<Metrics>)>,
+}
+
+/// Returns the repositories that are named. Directories are made absolute, because a daemon leaves its own.
+pub(super) fn locations(global: &GlobalArgs) -> CliResult<Vec<Named>> {
+    let current = std::env::current_dir()
+        .map_err(|error| CliError::failure(format!("the current directory cannot be read: {error}")))?;
+    let mut named: Vec<Named> = Vec::new();
+    for address in global.repositories()? {
+        let location = match global::location(&address)? {
+            Location::Local { path } => Location::Local { path: current.join(path) },
+            other => other,
+        };
+        let name = free_name(&last_part(&address), &named);
+        named.push(Named { name, location });
+    }
+    Ok(named)
+}
+
+/// Opens the repositories, each with its part of the memory.
+pub(super) async fn open(args: &Args, context: &Context, named: Vec<Named>) -> CliResult<(Vec<Mounted>, Opened)> {
+    let files = &args.repo_password_file;
+    if !files.is_empty() && files.len() != named.len() {
+        return Err(CliError::usage(format!(
+            "{} repositories and {} --repo-password-file: give one for each, in the same order",
+            named.len(),
+            files.len()
+        )));
+    }
+    let namespace = args.namespace()?;
+    let mut options = context.repository_options();
+    options.verify = args.verify;
+    options.memory_bytes /= named.len().max(1);
+
+    let source = named.iter().map(|one| one.location.to_string()).collect::<Vec<_>>().join(" ");
+    let all_local = named.iter().all(|one| matches!(one.location, Location::Local { .. }));
+    let shared: Option<Zeroizing<String>> = if files.is_empty() { Some(context.password()?) } else { None };
+    let (mut mounted, mut metrics) = (Vec::new(), Vec::new());
+    for (place, Named { name, location }) in named.into_iter().enumerate() {
+        let own = files.get(place).map(|file| password::from_file(file)).transpose()?;
+        let Some(password) = own.as_ref().or(shared.as_ref()) else {
+            return Err(CliError::usage("no password was given"));
+        };
+        let connect_options = context.connect_options();
+        let in_repository = |error: CliError| if place == 0 { error } else { error.context(&name) };
+        let backend =
+            connect::connect(&location, &connect_options).await.map_err(|error| in_repository(error.into()))?;
+        let repository =
+            Repository::open(backend, password, options.clone()).await.map_err(|error| in_repository(error.into()))?;
+        repository.refresh().await.map_err(|error| in_repository(error.into()))?;
+        metrics.push((name.clone(), Arc::clone(repository.metrics())));
+        mounted.push(Mounted { name, repository, namespace: namespace.clone() });
+    }
+    Ok((mounted, Opened { source, all_local, metrics }))
+}
+
+/// Returns what stands behind the last slash or colon of an address.
+fn last_part(address: &str) -> String {
+    let name = address.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
+    match name {
+        "" | "." | ".." => "repository".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// Returns a name that no other repository has: `name`, or `name-2`, ...
+fn free_name(name: &str, taken: &[Named]) -> String {
+    let is_free = |name: &String| taken.iter().all(|other| other.name != *name);
+    std::iter::once(name.to_owned())
+        .chain((2_u32..).map(|number| format!("{name}-{number}")))
+        .find(is_free)
+        .unwrap_or_else(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_names_of_directories() {
+        let table = [
+            ("/srv/backups/laptop", "laptop"),
+            ("s3:https://host/bucket/laptop/", "laptop"),
+            ("rest:http://user:secret@host:8000/", "8000"),
+            ("rclone:remote:laptop", "laptop"),
+            ("/", "repository"),
+            ("..", "repository"),
+        ];
+        for (address, name) in table {
+            assert_eq!(last_part(address), name, "{address}");
+        }
+        let mut taken = Vec::new();
+        for expected in ["a", "a-2", "a-3"] {
+            let name = free_name("a", &taken);
+            assert_eq!(name, expected);
+            taken.push(Named { name, location: Location::Local { path: "/".into() } });
+        }
+    }
+}
