@@ -4,7 +4,9 @@
 //! multiple of its length, never recurse on its account, and never panic.
 
 pub mod index_file;
+pub mod index_segment;
 mod json;
+pub mod seal;
 pub mod snapshot;
 pub mod tree;
 pub mod unpacked;
