@@ -27,6 +27,7 @@ mod key;
 mod ls;
 mod man;
 mod mount;
+mod node;
 mod prune;
 mod restore;
 mod snapshots;

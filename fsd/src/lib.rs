@@ -4,3 +4,4 @@ pub mod cli;
 pub mod filter;
 pub mod fuse;
 pub mod telemetry;
+pub mod walk;

@@ -266,11 +266,19 @@ impl Context {
     /// # Errors
     /// None or several are named; wrong address, password or credentials.
     pub async fn open(&self) -> CliResult<Repository> {
-        let backend = self.backend().await?;
-        let password = self.password()?;
-        let repository = Repository::open(backend, &password, self.repository_options()).await?;
+        let repository = self.open_unindexed().await?;
         repository.refresh().await?;
         Ok(repository)
+    }
+
+    /// Opens the one repository that is named, without its index: enough to list snapshots.
+    ///
+    /// # Errors
+    /// As [`Context::open`].
+    pub async fn open_unindexed(&self) -> CliResult<Repository> {
+        let backend = self.backend().await?;
+        let password = self.password()?;
+        Ok(Repository::open(backend, &password, self.repository_options()).await?)
     }
 
     /// Runs a verb that may be dropped where it stands when a signal comes.
