@@ -336,8 +336,7 @@ fn interrupted(signal: std::io::Result<()>) -> CliResult<Exit> {
     }
 }
 
-/// Parses an address.
+/// Parses an address. The message names no part of it that may be secret.
 pub(super) fn location(address: &str) -> CliResult<Location> {
-    let path = address.strip_prefix("local:").unwrap_or(address);
-    Ok(Location::Local { path: path.into() })
+    Location::parse(address).map_err(|error| CliError::usage(error.to_string()))
 }
