@@ -1,1 +1,267 @@
 //! One byte budget for everything that is in flight, decoded or fetched ahead.
+//!
+//! Bytes are reserved *before* they are allocated, and given back when the memory is. A [`Grant`] is such a reservation; it
+//! travels with the buffer that it pays for, from the request over the decoder into the cache and to the last reader.
+//!
+//! Invariants:
+//! * The sum of all grants stays within the limit, with one exception (below).
+//! * Reservations that wait are served in order, and nobody overtakes them.
+//! * The foreground always makes progress: when a reservation waits and no grant is *working* any more (all bytes lie in
+//!   caches or in the hands of readers), caches are emptied, and if that is not enough the one at the front is granted all
+//!   the same. So a reader that holds one blob and waits for the next cannot deadlock with others who do alike, and a
+//!   single blob larger than the whole budget can be read.
+//! * A holder of a working grant never waits for another one: all that a piece of work needs is reserved at once.
+
+pub mod cgroup;
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::metrics::Metrics;
+
+/// The least budget: one blob of restic's largest chunk (8 MiB), plain and encrypted, and some room beside it.
+pub const MIN_BUDGET_BYTES: usize = 24 << 20;
+
+/// Whoever holds memory that can be had back.
+pub(crate) trait Reclaim: Send + Sync {
+    /// Frees what is cheap to lose: idle buffers, windows. Called often.
+    fn trim(&self, wanted_bytes: usize);
+
+    /// Frees all that can be freed. Called when nothing else helps.
+    fn flush(&self);
+}
+
+/// A limit of bytes that many share.
+#[derive(Clone)]
+pub struct Budget {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    limit_bytes: usize,
+    state: Mutex<State>,
+    /// How many reservations wait; while any does, nobody takes the fast path.
+    waiting: AtomicUsize,
+    /// Held by the reservation at the front, across its wait. Tokio's mutex is fair.
+    turn: tokio::sync::Mutex<()>,
+    /// Told when bytes come back or work ends.
+    freed: Notify,
+    reclaim: OnceLock<Box<dyn Reclaim>>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    used_bytes: usize,
+    /// Grants whose holders are at work and will settle or drop them without waiting for this budget.
+    working: usize,
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Budget")
+            .field("limit_bytes", &self.inner.limit_bytes)
+            .field("state", &*self.inner.state.lock())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Budget {
+    /// Makes a budget of `limit_bytes`, at least [`MIN_BUDGET_BYTES`].
+    #[must_use]
+    pub fn new(limit_bytes: usize, metrics: Arc<Metrics>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                limit_bytes: limit_bytes.max(MIN_BUDGET_BYTES),
+                state: Mutex::default(),
+                waiting: AtomicUsize::new(0),
+                turn: tokio::sync::Mutex::new(()),
+                freed: Notify::new(),
+                reclaim: OnceLock::new(),
+                metrics,
+            }),
+        }
+    }
+
+    /// Names who gives memory back when it is short. The first call counts.
+    pub(crate) fn set_reclaim(&self, reclaim: Box<dyn Reclaim>) {
+        if self.inner.reclaim.set(reclaim).is_err() {
+            tracing::error!("a budget was given a second owner; its memory will not be had back");
+        }
+    }
+
+    /// Returns the limit.
+    #[must_use]
+    pub fn limit_bytes(&self) -> usize {
+        self.inner.limit_bytes
+    }
+
+    /// Returns how many bytes are reserved now.
+    #[must_use]
+    pub fn used_bytes(&self) -> usize {
+        self.inner.state.lock().used_bytes
+    }
+
+    /// Reserves bytes for work if there is room and nobody waits; never waits.
+    #[must_use]
+    pub fn try_reserve(&self, bytes: usize) -> Option<Grant> {
+        self.try_reserve_leaving(bytes, 0)
+    }
+
+    /// As [`Budget::try_reserve`], but only if `leave_bytes` stay free beside it: for work that nobody waits for.
+    #[must_use]
+    pub fn try_reserve_leaving(&self, bytes: usize, leave_bytes: usize) -> Option<Grant> {
+        if self.inner.waiting.load(SeqCst) > 0 {
+            return None;
+        }
+        self.take_or_trim(bytes, leave_bytes)
+    }
+
+    /// Reserves bytes for work, in order of arrival. The caller must not hold a working grant.
+    pub async fn reserve(&self, bytes: usize) -> Grant {
+        if let Some(grant) = self.try_reserve(bytes) {
+            return grant;
+        }
+        let _waiting = Waiting::new(&self.inner);
+        let _turn = self.inner.turn.lock().await;
+        loop {
+            let mut freed = pin!(self.inner.freed.notified());
+            freed.as_mut().enable();
+            if let Some(grant) = self.take_or_trim(bytes, 0) {
+                return grant;
+            }
+            if self.inner.state.lock().working == 0 {
+                if let Some(reclaim) = self.inner.reclaim.get() {
+                    reclaim.flush();
+                }
+                if let Some(grant) = self.take(bytes, 0, false) {
+                    return grant;
+                }
+                if let Some(grant) = self.take(bytes, 0, true) {
+                    tracing::debug!(bytes, used = self.used_bytes(), "memory budget overdrawn by one request");
+                    return grant;
+                }
+            }
+            freed.await;
+        }
+    }
+
+    fn take_or_trim(&self, bytes: usize, leave_bytes: usize) -> Option<Grant> {
+        self.take(bytes, leave_bytes, false).or_else(|| {
+            self.inner.reclaim.get()?.trim(bytes.saturating_add(leave_bytes));
+            self.take(bytes, leave_bytes, false)
+        })
+    }
+
+    /// Takes bytes; with `overdraw` beyond the limit, if nobody works.
+    fn take(&self, bytes: usize, leave_bytes: usize, overdraw: bool) -> Option<Grant> {
+        let mut state = self.inner.state.lock();
+        let used_bytes = state.used_bytes.checked_add(bytes)?;
+        let fits = used_bytes.checked_add(leave_bytes).is_some_and(|sum| sum <= self.inner.limit_bytes);
+        if !fits && !(overdraw && state.working == 0) {
+            return None;
+        }
+        state.used_bytes = used_bytes;
+        state.working += 1;
+        self.inner.show(&state);
+        drop(state);
+        Some(Grant { inner: Arc::clone(&self.inner), bytes, working: true })
+    }
+}
+
+impl Inner {
+    fn show(&self, state: &State) {
+        self.metrics.budget_used_bytes.store(state.used_bytes as u64, Relaxed);
+    }
+
+    fn give_back(&self, bytes: usize, worked: bool) {
+        let mut state = self.state.lock();
+        state.used_bytes -= bytes;
+        state.working -= usize::from(worked);
+        self.show(&state);
+        drop(state);
+        if self.waiting.load(SeqCst) > 0 {
+            self.freed.notify_one();
+        }
+    }
+}
+
+/// Counts a reservation that waits, also when its future is dropped.
+struct Waiting<'a>(&'a Inner);
+
+impl<'a> Waiting<'a> {
+    fn new(inner: &'a Inner) -> Self {
+        inner.waiting.fetch_add(1, SeqCst);
+        Self(inner)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Bytes of a budget that are spoken for; dropping gives them back.
+pub struct Grant {
+    inner: Arc<Inner>,
+    bytes: usize,
+    working: bool,
+}
+
+impl fmt::Debug for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grant").field("bytes", &self.bytes).field("working", &self.working).finish_non_exhaustive()
+    }
+}
+
+impl Grant {
+    /// Returns how many bytes it holds.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Takes `bytes` out as a grant of its own, as working as this one; `None` if it holds fewer.
+    #[must_use]
+    pub fn split(&mut self, bytes: usize) -> Option<Self> {
+        self.bytes = self.bytes.checked_sub(bytes)?;
+        if self.working {
+            self.inner.state.lock().working += 1;
+        }
+        Some(Self { inner: Arc::clone(&self.inner), bytes, working: self.working })
+    }
+
+    /// Gives back all but `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        if let Some(spare_bytes) = self.bytes.checked_sub(bytes) {
+            self.bytes = bytes;
+            self.inner.give_back(spare_bytes, false);
+        }
+    }
+
+    /// Says that its bytes are being worked with again.
+    pub(crate) fn work(&mut self) {
+        if !std::mem::replace(&mut self.working, true) {
+            self.inner.state.lock().working += 1;
+        }
+    }
+
+    /// Says that the work is done and the bytes stay where they are: in a cache, or in a reader's hands.
+    pub fn settle(&mut self) {
+        if std::mem::take(&mut self.working) {
+            self.inner.give_back(0, true);
+        }
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        self.inner.give_back(self.bytes, self.working);
+    }
+}

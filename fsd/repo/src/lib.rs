@@ -32,7 +32,7 @@ pub(crate) mod testing;
 pub mod write;
 
 pub use backend::{Backend, BackendError, BackendErrorKind, FileKind, ListEntry};
-pub use blob::{BlobData, BlobKind, Blobs};
+pub use blob::{BlobData, BlobKind, Blobs, BlobsConfig, Locate};
 pub use error::{RepoError, RepoResult};
 pub use format::snapshot::Snapshot;
 pub use format::tree::{NodeKind, NodeRef, Timestamp, Tree};
