@@ -27,7 +27,7 @@ impl Visited {
     /// Returns the entry.
     #[must_use]
     pub fn node(&self) -> NodeRef<'_> {
-        NodeRef { tree: &self.tree, position: self.position }
+        self.tree.get(self.position).expect("a walk visits only entries that are there")
     }
 }
 

@@ -6,8 +6,10 @@
 pub mod index_file;
 pub mod index_segment;
 mod json;
+mod quote;
 pub mod seal;
 pub mod snapshot;
+mod time;
 pub mod tree;
 pub mod unpacked;
 

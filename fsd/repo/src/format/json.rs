@@ -221,16 +221,6 @@ impl<'a> Reader<'a> {
         u32::try_from(self.u64()?).map_err(|_| JsonError { at, what: "the number does not fit 32 bits" })
     }
 
-    /// Reads `true` or `false`. `null` is `false`.
-    pub(crate) fn bool(&mut self) -> JsonResult<bool> {
-        match self.peek() {
-            Some(b't') => self.literal("true").map(|()| true),
-            Some(b'f') => self.literal("false").map(|()| false),
-            Some(b'n') => self.literal("null").map(|()| false),
-            _ => Err(self.error("true or false is expected")),
-        }
-    }
-
     /// Takes a value of any kind.
     pub(crate) fn skip(&mut self) -> JsonResult<()> {
         // One bit for each level: 1 is an object, 0 an array.
@@ -292,6 +282,9 @@ impl<'a> Reader<'a> {
 }
 
 impl RawStr<'_> {
+    /// The empty string.
+    pub(crate) const EMPTY: Self = Self { bytes: &[], escaped: false, at: 0 };
+
     /// Appends the string's bytes to `out`, JSON's escapes resolved. A lone surrogate becomes U+FFFD, as in Go.
     pub(crate) fn unescape_into(&self, out: &mut Vec<u8>) -> JsonResult<()> {
         if !self.escaped {
