@@ -1,1 +1,5 @@
-//! The disk cache of ciphertext blobs.
+//! Caches on disk. What memory caches belongs to the blob engine and to the tree reader.
+
+pub mod disk;
+
+pub use disk::{DiskCache, DiskCacheStats};

@@ -3,6 +3,7 @@
 //! All take a slice that the caller has authenticated and bounded (the limits are here), allocate no more than a small
 //! multiple of its length, never recurse on its account, and never panic.
 
+pub mod blob_segment;
 pub mod index_file;
 pub mod index_segment;
 mod json;

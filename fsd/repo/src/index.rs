@@ -28,6 +28,7 @@ pub use self::refresh::IndexSource;
 use self::segment::{Segment, SegmentError};
 use self::storage::Storage;
 use crate::blob::BlobKind;
+use crate::crypto::MasterKey;
 use crate::error::RepoResult;
 use crate::format::index_segment::PageError;
 use crate::format::seal::{Purpose, SealKey};
@@ -101,10 +102,10 @@ pub struct IndexStats {
 impl Index {
     /// Opens what is kept in `dir` (made where it is missing), or begins an empty index.
     ///
-    /// `secret` is the repository's master key; the seals of all pages are keyed from it. Damaged files are dropped,
+    /// The seals of all pages are keyed from the repository's master key. Damaged files are dropped,
     /// counted and built again by [`Index::refresh`]; a directory that cannot be used is warned of and not used.
     #[must_use]
-    pub fn open(dir: Option<PathBuf>, secret: &[u8], metrics: Arc<Metrics>) -> Self {
+    pub fn open(dir: Option<PathBuf>, master_key: &MasterKey, metrics: Arc<Metrics>) -> Self {
         let dir = dir.and_then(|path| {
             Dir::create(path.clone())
                 .inspect_err(|error| {
@@ -114,7 +115,7 @@ impl Index {
         });
         let shared = Shared {
             dir,
-            key: SealKey::derive(secret, Purpose::IndexPage),
+            key: SealKey::derive(master_key, Purpose::IndexPage),
             metrics,
             segments: RwLock::new(Arc::new([])),
             unreadable: Mutex::default(),

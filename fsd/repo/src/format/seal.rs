@@ -15,6 +15,8 @@ use poly1305::universal_hash::UniversalHash as _;
 use sha2::{Digest as _, Sha256};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::crypto::MasterKey;
+
 /// The bytes of a seal.
 pub const SEAL_BYTES: usize = 16;
 /// The bytes of a nonce.
@@ -57,10 +59,11 @@ pub struct SealKey {
 impl SealKey {
     /// Derives the key of a purpose: SHA-256 over label and secret, split in two.
     ///
-    /// `secret` is the repository's master key, all of it, thus of full entropy and always of one length.
+    /// The secret is the repository's master key, all of it, thus of full entropy and always of one length.
     #[must_use]
-    pub fn derive(secret: &[u8], purpose: Purpose) -> Self {
-        let mut digest: [u8; 32] = Sha256::new().chain_update(purpose.label()).chain_update(secret).finalize().into();
+    pub fn derive(master_key: &MasterKey, purpose: Purpose) -> Self {
+        let hash = Sha256::new().chain_update(purpose.label()).chain_update(master_key.expose_parts());
+        let mut digest: [u8; 32] = hash.finalize().into();
         let mut r = Zeroizing::new([0; 16]);
         let mut k = Zeroizing::new([0; 16]);
         r.copy_from_slice(&digest[..16]);
@@ -105,9 +108,13 @@ impl fmt::Debug for SealKey {
 mod tests {
     use super::*;
 
+    fn master_key(byte: u8) -> MasterKey {
+        MasterKey::from_parts(&mut [byte; 64])
+    }
+
     #[test]
     fn test_seal_binds_key_purpose_nonce_and_content() {
-        let key = SealKey::derive(&[7; 64], Purpose::IndexPage);
+        let key = SealKey::derive(&master_key(7), Purpose::IndexPage);
         let content = [3; 64];
         let seal = key.seal(&[1; 16], &[&content]);
         assert!(key.check(&[1; 16], &[&content[..32], &content[32..]], &seal), "parts are one message");
@@ -118,7 +125,9 @@ mod tests {
             changed[bit / 8] ^= 1 << (bit % 8);
             assert!(!key.check(&[1; 16], &[&changed], &seal), "bit {bit}");
         }
-        for other in [SealKey::derive(&[7; 64], Purpose::BlobTable), SealKey::derive(&[8; 64], Purpose::IndexPage)] {
+        for other in
+            [SealKey::derive(&master_key(7), Purpose::BlobTable), SealKey::derive(&master_key(8), Purpose::IndexPage)]
+        {
             assert!(!other.check(&[1; 16], &[&content], &seal));
         }
     }
@@ -126,7 +135,7 @@ mod tests {
     #[test]
     fn test_seal_is_the_one_that_the_format_description_gives() {
         // Golden: a change here is a change of every format that is sealed.
-        let key = SealKey::derive(&[0; 64], Purpose::IndexPage);
+        let key = SealKey::derive(&master_key(0), Purpose::IndexPage);
         assert_eq!(hex::encode(key.seal(&[0; 16], &[&[0; 32]])), "116c8f013dc2fba79d04387f64c1bc3a");
     }
 }

@@ -14,7 +14,9 @@ use crate::error::RepoError;
 use crate::format::index_file::IndexedBlob;
 use crate::id::Id;
 
-const SECRET: [u8; 64] = [9; 64];
+fn master_key(byte: u8) -> MasterKey {
+    MasterKey::from_parts(&mut [byte; 64])
+}
 
 /// A repository's index files, as a table.
 #[derive(Debug, Default)]
@@ -114,7 +116,7 @@ fn location(blob: &IndexedBlob) -> BlobLocation {
 }
 
 fn open(dir: &Path) -> Index {
-    Index::open(Some(dir.to_owned()), &SECRET, Arc::default())
+    Index::open(Some(dir.to_owned()), &master_key(9), Arc::default())
 }
 
 fn refresh(index: &Index, source: &Arc<Source>) -> RepoResult<bool> {
@@ -235,7 +237,7 @@ fn test_lookup_tells_data_and_trees_of_one_id_apart() {
     source.put(1, vec![data]);
     source.put(2, vec![tree]);
     source.put(3, vec![IndexedBlob { kind: BlobKind::Tree, ..blob(2, 3) }]);
-    let index = Index::open(None, &SECRET, Arc::default());
+    let index = Index::open(None, &master_key(9), Arc::default());
     refresh(&index, &source).unwrap();
     assert_equal(&index, &source, []);
     assert_eq!(index.lookup_kind(&blob_id(1), BlobKind::Data).unwrap(), Some(location(&data)));
@@ -255,7 +257,7 @@ fn test_lookup_bears_ids_that_were_chosen_to_collide() {
     };
     source.put(1, (0..4000).map(hostile).collect());
     source.put(2, (0..4000).map(|n| IndexedBlob { offset: n, ..hostile(1000) }).collect());
-    let index = Index::open(None, &SECRET, Arc::default());
+    let index = Index::open(None, &master_key(9), Arc::default());
     refresh(&index, &source).unwrap();
     for n in (0..4000).filter(|n| *n != 1000) {
         let blob = hostile(n);
@@ -273,7 +275,7 @@ fn test_unreadable_index_files_are_left_out_whole() {
     source.put(1, blobs(0, 300));
     source.put(2, blobs(1000, 300));
     source.broken.lock().insert(file_id(2));
-    let index = Index::open(None, &SECRET, Arc::default());
+    let index = Index::open(None, &master_key(9), Arc::default());
     assert!(refresh(&index, &source).unwrap());
     assert_equal(&index, &source, 1000..1300);
     assert_eq!(index.unreadable(), [file_id(2)]);
@@ -307,7 +309,7 @@ fn test_a_file_that_a_prune_removes_meanwhile_is_left_out() {
     source.put(1, blobs(0, 10));
     let mut listed = source.list();
     listed.push(ListEntry { id: Id::hash(b"gone"), len_bytes: 10 });
-    let index = Index::open(None, &SECRET, Arc::default());
+    let index = Index::open(None, &master_key(9), Arc::default());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     assert!(runtime.block_on(index.refresh(&listed, source.clone())).unwrap());
     assert_equal(&index, &source, []);
@@ -319,7 +321,7 @@ fn test_a_damaged_page_is_an_error_once_and_then_healed() {
     let source = Arc::new(Source::default());
     source.put(1, blobs(0, 500));
     let metrics = Arc::new(Metrics::default());
-    let index = Index::open(Some(dir.path().to_owned()), &SECRET, metrics.clone());
+    let index = Index::open(Some(dir.path().to_owned()), &master_key(9), metrics.clone());
     refresh(&index, &source).unwrap();
     let [path] = segment_files(dir.path()).try_into().unwrap();
     let layout = index.shared.segments()[0].layout;
@@ -378,7 +380,7 @@ fn test_damage_anywhere_never_gives_a_wrong_answer() {
     for (number, image) in images.iter().enumerate() {
         std::fs::write(&path, image).unwrap();
         let metrics = Arc::new(Metrics::default());
-        let index = Index::open(Some(dir.path().to_owned()), &SECRET, metrics.clone());
+        let index = Index::open(Some(dir.path().to_owned()), &master_key(9), metrics.clone());
         for blob in source.files.lock()[&file_id(1)].iter().step_by(7) {
             match index.lookup_kind(&blob.id, blob.kind) {
                 Ok(Some(found)) => assert_eq!(found, location(blob), "image {number}"),
@@ -413,7 +415,7 @@ fn test_another_repositorys_segment_is_not_taken() {
     let source = Arc::new(Source::default());
     source.put(1, blobs(0, 10));
     refresh(&open(dir.path()), &source).unwrap();
-    let other = Index::open(Some(dir.path().to_owned()), &[1; 64], Arc::default());
+    let other = Index::open(Some(dir.path().to_owned()), &master_key(1), Arc::default());
     assert_eq!(other.stats(), IndexStats::default());
 }
 
@@ -426,7 +428,7 @@ fn test_a_newer_version_is_left_alone() {
     page[11] = 2;
     std::fs::write(&path, &page).unwrap();
     let metrics = Arc::new(Metrics::default());
-    let index = Index::open(Some(dir.path().to_owned()), &SECRET, metrics.clone());
+    let index = Index::open(Some(dir.path().to_owned()), &master_key(9), metrics.clone());
     assert_eq!((index.stats().segments, metrics.cache_damage.get()), (0, 0));
     assert!(path.exists());
 }
@@ -439,7 +441,7 @@ fn test_a_directory_that_cannot_be_used_means_memory() {
     let source = Arc::new(Source::default());
     source.put(1, blobs(0, 500));
     for path in [None, Some(file), Some(PathBuf::from("/proc/no-such-directory/index"))] {
-        let index = Index::open(path, &SECRET, Arc::default());
+        let index = Index::open(path, &master_key(9), Arc::default());
         assert!(refresh(&index, &source).unwrap());
         assert_equal(&index, &source, []);
         assert_eq!(index.stats().segments_in_memory, 1);
@@ -505,7 +507,7 @@ fn test_two_processes_share_what_either_builds() {
 fn test_many_runs_and_segments_merge_into_one_order() {
     let dir = TempDir::new().unwrap();
     let store = Dir::create(dir.path().to_owned()).unwrap();
-    let key = SealKey::derive(&SECRET, Purpose::IndexPage);
+    let key = SealKey::derive(&master_key(9), Purpose::IndexPage);
     let mut merged = Vec::new();
     for round in 0..3 {
         let mut build = build::Build::new(Some(store.clone()), &key).with_run_records(100);

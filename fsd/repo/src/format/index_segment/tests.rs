@@ -2,9 +2,10 @@ use proptest::prelude::*;
 
 use super::super::seal::Purpose;
 use super::*;
+use crate::crypto::MasterKey;
 
 fn key() -> SealKey {
-    SealKey::derive(&[1; 64], Purpose::IndexPage)
+    SealKey::derive(&MasterKey::from_parts(&mut [1; 64]), Purpose::IndexPage)
 }
 
 #[test]
@@ -42,7 +43,7 @@ fn test_header_is_as_the_format_description_draws_it() {
     assert_eq!(Header::decode(&key(), &page, bytes + 1), Err(PageError::Counts), "the file is longer");
     assert_eq!(Header::decode(&key(), &page, bytes - 4096), Err(PageError::Counts), "the file is cut");
     assert_eq!(
-        Header::decode(&SealKey::derive(&[2; 64], Purpose::IndexPage), &page, bytes),
+        Header::decode(&SealKey::derive(&MasterKey::from_parts(&mut [2; 64]), Purpose::IndexPage), &page, bytes),
         Err(PageError::Damaged(0))
     );
     for at in (0..PAGE_BYTES).step_by(3) {
