@@ -6,4 +6,7 @@
 
 pub mod fixture;
 pub mod forge;
+pub mod memory_tree;
+pub mod mounted;
 pub mod reference;
+pub mod restic;

@@ -113,7 +113,7 @@ mod tests {
     fn test_refused_mountpoints() {
         let folder = tempfile::tempdir().unwrap();
         let base = folder.path().canonicalize().unwrap();
-        for name in ["mnt", "repo/data", "work/repo", "cache"] {
+        for name in ["mnt", "repo/data", "work/repo", "var/cache"] {
             std::fs::create_dir_all(base.join(name)).unwrap();
         }
         std::fs::write(base.join("file"), "").unwrap();
@@ -127,15 +127,15 @@ mod tests {
             ("work", "work/repo", Some("would hide its own repository")),
             ("link", "work/repo", Some("would hide its own repository")),
             ("work", "link/repo", Some("would hide its own repository")),
-            (".", "elsewhere", Some("would hide its own cache")),
-            ("cache", "repo", Some("would hide its own cache")),
+            ("var", "repo", Some("would hide its own cache")),
+            ("var/cache", "repo", Some("would hide its own cache")),
             ("/", "repo", Some("would hide")),
         ];
         for (mountpoint_name, repository, refusal) in table {
             let result = mountpoint(
                 &base.join(mountpoint_name),
                 &local(&base.join(repository)),
-                Some(&base.join("cache/not/yet")),
+                Some(&base.join("var/cache/not/yet")),
             );
             match (result, refusal) {
                 (Ok(path), None) => assert_eq!(path, base.join(mountpoint_name)),
