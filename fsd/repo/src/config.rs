@@ -32,10 +32,9 @@ impl Config {
     ///
     /// # Errors
     /// `WrongMac`, `Format`, or `Unsupported` for a version or a kind of repository that is not read.
-    pub fn open(sealed: Vec<u8>, key: &MasterKey) -> RepoResult<Self> {
+    pub fn open(mut sealed: Vec<u8>, key: &MasterKey) -> RepoResult<Self> {
         let id = Id::default();
-        let mut sealed = sealed;
-        let plain = key.open_in_place(&mut sealed).map_err(|_| RepoError::WrongMac { what: "config", id })?.to_vec();
+        let plain = key.open_in_place(&mut sealed).map_err(|_| RepoError::WrongMac { what: "config", id })?;
         let json = unpacked::decode(plain, SMALL_FILE_LIMIT_BYTES).map_err(|error| error.of("config", id))?;
         Self::parse(&json).map_err(|error| error.of("config", id))?.supported()
     }

@@ -90,6 +90,8 @@ pub struct Metrics {
     pub heals: Counter,
     /// Blobs that no source could serve.
     pub blobs_lost: Counter,
+    /// Snapshots that are left out because they are damaged or denied.
+    pub snapshots_unreadable: Counter,
     /// Damaged pieces of our caches that were dropped and rebuilt.
     pub cache_damage: Counter,
     /// Bytes of the budget in use now (a gauge).

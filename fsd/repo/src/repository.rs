@@ -1,17 +1,37 @@
 //! An opened repository.
+//!
+//! Opening reads the config and a key; the index is taken in by [`Repository::refresh`]. What is read of a repository is
+//! bounded, authenticated and hashed here or in the blob engine before a parser sees it.
 
-use std::path::PathBuf;
+mod cache_dir;
+mod snapshots;
+mod store;
+mod trees;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::Backend;
-use crate::blob::Blobs;
-use crate::error::RepoResult;
+use tokio::runtime::Handle;
+
+use self::snapshots::Snapshots;
+use self::store::Store;
+use self::trees::Trees;
+use crate::backend::{Backend, BackendErrorKind, FileKind};
+use crate::blob::{Blobs, BlobsConfig};
+use crate::config::Config;
+use crate::crypto::MasterKey;
+use crate::error::{RepoError, RepoResult};
+use crate::format::SMALL_FILE_LIMIT_BYTES;
 use crate::format::snapshot::Snapshot;
 use crate::format::tree::Tree;
-use crate::id::TreeId;
+use crate::id::{Id, KeyId, SnapshotId, TreeId};
 use crate::index::Index;
+use crate::key::search;
 use crate::metrics::Metrics;
+
+/// The part of the memory that decoded trees may take: 16 MiB of the default hold the 80,000 entries of a large snapshot.
+const TREE_SHARE: usize = 4;
 
 /// How a repository is opened.
 #[derive(Debug, Clone)]
@@ -26,6 +46,10 @@ pub struct RepositoryOptions {
     pub verify: bool,
     /// No request outlives this.
     pub deadline: Duration,
+    /// The beginning of the id of the key file that the password most likely belongs to.
+    pub key_hint: Option<String>,
+    /// Where figures go: those that the store counts in.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Default for RepositoryOptions {
@@ -36,6 +60,8 @@ impl Default for RepositoryOptions {
             memory_bytes: 64 << 20,
             verify: false,
             deadline: Duration::from_secs(30),
+            key_hint: None,
+            metrics: Arc::default(),
         }
     }
 }
@@ -43,17 +69,77 @@ impl Default for RepositoryOptions {
 /// An opened repository: cheap to clone, shared by all readers.
 #[derive(Debug, Clone)]
 pub struct Repository {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<Store>,
+    config: Config,
+    key_id: Option<KeyId>,
+    /// `<cache>/<repository id>`, made and writable.
+    cache_dir: Option<PathBuf>,
+    blobs: Blobs,
+    trees: Trees,
+    snapshots: Snapshots,
 }
 
 impl Repository {
     /// Opens a repository: config, key. The index is loaded by [`Repository::refresh`].
     ///
+    /// Must be called in a tokio runtime, which serves the repository from then on.
+    ///
     /// # Errors
     /// `NoRepository`, `WrongPassword`, `Unsupported` (hot/cold, unknown version), or the store failed.
     pub async fn open(backend: Arc<dyn Backend>, password: &str, options: RepositoryOptions) -> RepoResult<Self> {
-        let _ = (backend, password, options);
-        todo!()
+        // Side by side: on a network each costs round trips, and the config says nothing before there is a key.
+        let found = async { search::search(&backend, password, options.key_hint.as_deref()).await };
+        let (sealed, (key_id, key)) = futures::try_join!(read_config(&backend), found)?;
+        let config = Config::open(sealed, &key)?;
+        Self::assemble(backend, key, Some(key_id), config, options)
+    }
+
+    /// Opens a repository whose master key is known, without the work of a password.
+    ///
+    /// # Errors
+    /// As [`Repository::open`]; `WrongMac` for the key of another repository.
+    pub async fn open_with_key(
+        backend: Arc<dyn Backend>,
+        key: MasterKey,
+        options: RepositoryOptions,
+    ) -> RepoResult<Self> {
+        let config = Config::open(read_config(&backend).await?, &key)?;
+        Self::assemble(backend, key, None, config, options)
+    }
+
+    fn assemble(
+        backend: Arc<dyn Backend>,
+        key: MasterKey,
+        key_id: Option<KeyId>,
+        config: Config,
+        options: RepositoryOptions,
+    ) -> RepoResult<Self> {
+        let runtime = Handle::try_current()
+            .map_err(|error| RepoError::Local { what: "open the repository".to_owned(), reason: error.to_string() })?;
+        let metrics = options.metrics;
+        let cache_dir = options.cache_dir.as_deref().and_then(|caches| cache_dir::create(caches, &config.id));
+        let index = Index::open(cache_dir.as_ref().map(|dir| dir.join("index")), &key, metrics.clone());
+        let store = Arc::new(Store { backend, key, index, metrics });
+        let tree_bytes = options.memory_bytes / TREE_SHARE;
+        let blobs = Blobs::new(BlobsConfig {
+            backend: store.backend.clone(),
+            locate: Arc::new(store.clone()),
+            key: Arc::new(store.key.clone()),
+            metrics: store.metrics.clone(),
+            runtime: runtime.clone(),
+            memory_bytes: options.memory_bytes - tree_bytes,
+            verify: options.verify,
+            deadline: options.deadline,
+        })?;
+        let trees = Trees::new(blobs.clone(), tree_bytes, store.metrics.clone(), runtime);
+        let snapshots = Snapshots::new(store.clone(), cache_dir.as_ref().map(|dir| dir.join("snapshots")));
+        let inner = Inner { store, config, key_id, cache_dir, blobs, trees, snapshots };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Lists the index files and takes in what is new; returns whether anything changed.
@@ -61,60 +147,118 @@ impl Repository {
     /// # Errors
     /// The list or an index file could not be read.
     pub async fn refresh(&self) -> RepoResult<bool> {
-        todo!()
+        self.inner.store.refresh_index().await
     }
 
     /// Lists all snapshots, oldest first. Files that were read before are not read again.
     ///
+    /// A snapshot that is damaged or may not be read is left out, counted, logged and named by
+    /// [`Repository::unreadable_snapshots`].
+    ///
     /// # Errors
-    /// The list failed. A snapshot that cannot be read is left out, counted and logged.
+    /// The list failed, or the store did not answer for a snapshot: a list that lacks one for a while would be taken for
+    /// whole.
     pub async fn snapshots(&self) -> RepoResult<Vec<Arc<Snapshot>>> {
-        todo!()
+        self.inner.snapshots.list().await
+    }
+
+    /// Returns the snapshots that the last list left out.
+    #[must_use]
+    pub fn unreadable_snapshots(&self) -> Vec<SnapshotId> {
+        self.inner.snapshots.unreadable()
     }
 
     /// Returns a directory if memory holds it.
     #[must_use]
     pub fn try_tree(&self, id: &TreeId) -> Option<Arc<Tree>> {
-        let _ = id;
-        todo!()
+        self.inner.trees.try_get(id)
     }
 
-    /// Returns a directory.
+    /// Returns a directory. Many who ask for one at once share one fetch; dropping the future leaves nothing half done.
     ///
     /// # Errors
     /// It cannot be had or is not a tree.
     pub async fn tree(&self, id: TreeId) -> RepoResult<Arc<Tree>> {
-        let _ = id;
-        todo!()
+        self.inner.trees.get(id).await
     }
 
-    /// Starts to fetch directories that will be asked for soon; never waits.
+    /// Starts to fetch directories that will be asked for soon, those in front first; never waits. What is more than can be
+    /// taken on is left out.
     pub fn prefetch_trees(&self, ids: &[TreeId]) {
-        let _ = ids;
-        todo!()
+        self.inner.trees.prefetch(ids);
+    }
+
+    /// Reads a file that is not a pack: checks that it hashes to its id, opens and unpacks it.
+    ///
+    /// # Errors
+    /// The store failed, the file is damaged, or it unpacks to more than `limit_bytes`.
+    pub async fn read_unpacked(&self, kind: FileKind, id: &Id, limit_bytes: usize) -> RepoResult<Vec<u8>> {
+        self.inner.store.read_unpacked(kind, id, limit_bytes).await
     }
 
     /// Returns the store.
     #[must_use]
     pub fn backend(&self) -> &Arc<dyn Backend> {
-        todo!()
+        &self.inner.store.backend
+    }
+
+    /// Returns the store's address, without secrets.
+    #[must_use]
+    pub fn location(&self) -> &str {
+        self.inner.store.backend.location()
+    }
+
+    /// Returns what the repository says of itself.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// Returns the key that everything is sealed with.
+    #[must_use]
+    pub fn master_key(&self) -> &MasterKey {
+        &self.inner.store.key
+    }
+
+    /// Returns the key file that the password opened; `None` where the repository was opened by its master key.
+    #[must_use]
+    pub fn key_id(&self) -> Option<KeyId> {
+        self.inner.key_id
+    }
+
+    /// Returns the folder of this repository's caches, which exists and belongs to us; `None` if nothing is kept on disk.
+    #[must_use]
+    pub fn cache_dir(&self) -> Option<&Path> {
+        self.inner.cache_dir.as_deref()
     }
 
     /// Returns the blob engine.
     #[must_use]
     pub fn blobs(&self) -> &Blobs {
-        todo!()
+        &self.inner.blobs
     }
 
-    /// Returns the index as it is now.
+    /// Returns the index, which follows every refresh.
     #[must_use]
     pub fn index(&self) -> Index {
-        todo!()
+        self.inner.store.index.clone()
     }
 
     /// Returns the counters.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
-        todo!()
+        &self.inner.store.metrics
+    }
+}
+
+/// Reads the sealed config.
+async fn read_config(backend: &Arc<dyn Backend>) -> RepoResult<Vec<u8>> {
+    let read = backend.read_full(FileKind::Config, &Id::default(), SMALL_FILE_LIMIT_BYTES as u64).await;
+    match read {
+        Ok(bytes) => Ok(bytes.into()),
+        Err(error) if error.kind == BackendErrorKind::NotFound => {
+            Err(RepoError::NoRepository { location: backend.location().to_owned() })
+        }
+        Err(error) => Err(error.into()),
     }
 }

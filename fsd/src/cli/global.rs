@@ -249,6 +249,7 @@ impl Context {
             cache_size_bytes: self.global.cache_size,
             memory_bytes: self.global.memory,
             deadline: self.global.deadline,
+            key_hint: self.global.key_hint.clone(),
             ..RepositoryOptions::default()
         }
     }
@@ -276,9 +277,12 @@ impl Context {
     /// # Errors
     /// As [`Context::open`].
     pub async fn open_unindexed(&self) -> CliResult<Repository> {
-        let backend = self.backend().await?;
+        let connect_options = self.connect_options();
+        let backend = connect::connect(&self.location()?, &connect_options).await?;
         let password = self.password()?;
-        Ok(Repository::open(backend, &password, self.repository_options()).await?)
+        let mut options = self.repository_options();
+        options.metrics = connect_options.metrics;
+        Ok(Repository::open(backend, &password, options).await?)
     }
 
     /// Runs a verb that may be dropped where it stands when a signal comes.

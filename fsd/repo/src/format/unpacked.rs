@@ -2,6 +2,8 @@
 //!
 //! Source: restic, `doc/design.rst`, "Unpacked Data Format" (repository version 2).
 
+use std::borrow::Cow;
+
 use zstd::stream::raw::{Decoder, InBuffer, Operation as _, OutBuffer};
 
 use super::FormatError;
@@ -15,11 +17,11 @@ const FIRST_STEP_BYTES: usize = 64 << 10;
 ///
 /// # Errors
 /// The first byte is neither, the compressed bytes are damaged, or they unpack to more than the limit.
-pub fn decode(plain: Vec<u8>, limit_bytes: usize) -> Result<Vec<u8>, FormatError> {
+pub fn decode(plain: &[u8], limit_bytes: usize) -> Result<Cow<'_, [u8]>, FormatError> {
     match plain.first() {
-        Some(b'{' | b'[') if plain.len() <= limit_bytes => Ok(plain),
+        Some(b'{' | b'[') if plain.len() <= limit_bytes => Ok(Cow::Borrowed(plain)),
         Some(b'{' | b'[') => Err(too_long(limit_bytes)),
-        Some(&COMPRESSED) => decompress(&plain[1..], limit_bytes),
+        Some(&COMPRESSED) => decompress(&plain[1..], limit_bytes).map(Cow::Owned),
         Some(other) => Err(FormatError::new(format!("unknown encoding {other:#04x}, expected JSON or zstd"))),
         None => Err(FormatError::new("the file is empty")),
     }
@@ -65,6 +67,10 @@ mod tests {
 
     use super::*;
 
+    fn decoded(plain: &[u8], limit_bytes: usize) -> Result<Vec<u8>, FormatError> {
+        decode(plain, limit_bytes).map(Cow::into_owned)
+    }
+
     fn packed(plain: &[u8], level: i32) -> Vec<u8> {
         let mut bytes = vec![COMPRESSED];
         bytes.extend(zstd::encode_all(plain, level).unwrap());
@@ -73,24 +79,24 @@ mod tests {
 
     #[test]
     fn test_decode_tells_json_from_zstd() {
-        assert_eq!(decode(b"{}".to_vec(), 2).unwrap(), b"{}");
-        assert_eq!(decode(b"[]".to_vec(), 2).unwrap(), b"[]");
-        assert_eq!(decode(packed(b"{\"a\":1}", 3), 100).unwrap(), b"{\"a\":1}");
+        assert_eq!(decoded(b"{}", 2).unwrap(), b"{}");
+        assert_eq!(decoded(b"[]", 2).unwrap(), b"[]");
+        assert_eq!(decoded(&packed(b"{\"a\":1}", 3), 100).unwrap(), b"{\"a\":1}");
         for bad in [&b""[..], b"\x02garbage", b"\x01{}", b"\x03{}", b" {}"] {
-            assert!(decode(bad.to_vec(), 100).is_err(), "{bad:?}");
+            assert!(decoded(bad, 100).is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn test_decode_stops_at_the_limit() {
-        assert!(decode(b"{ }".to_vec(), 2).is_err());
+        assert!(decoded(b"{ }", 2).is_err());
         let zeros = vec![0; 300_000];
         for limit in [0, 1, 65_535, 65_536, 65_537, 299_999] {
-            let error = decode(packed(&zeros, 3), limit).unwrap_err();
+            let error = decoded(&packed(&zeros, 3), limit).unwrap_err();
             assert_eq!(error, too_long(limit), "{limit}");
         }
         for limit in [300_000, 300_001, usize::MAX] {
-            assert_eq!(decode(packed(&zeros, 3), limit).unwrap(), zeros, "{limit}");
+            assert_eq!(decoded(&packed(&zeros, 3), limit).unwrap(), zeros, "{limit}");
         }
     }
 
@@ -100,27 +106,27 @@ mod tests {
         let frame = zstd::encode_all(&vec![0; 16 << 20][..], 19).unwrap();
         let mut bomb = vec![COMPRESSED];
         (0..64).for_each(|_| bomb.extend_from_slice(&frame));
-        assert_eq!(decode(bomb, 1 << 20).unwrap_err(), too_long(1 << 20));
+        assert_eq!(decoded(&bomb, 1 << 20).unwrap_err(), too_long(1 << 20));
     }
 
     #[test]
     fn test_decode_reads_several_frames_and_refuses_half_ones() {
         let mut two = packed(b"{\"a\":", 1);
         two.extend(zstd::encode_all(&b"1}"[..], 1).unwrap());
-        assert_eq!(decode(two.clone(), 100).unwrap(), b"{\"a\":1}");
+        assert_eq!(decoded(&two, 100).unwrap(), b"{\"a\":1}");
         let one = packed(&b"{}".repeat(50_000), 1);
         for cut in [2, 5, one.len() / 2, one.len() - 1] {
-            assert!(decode(one[..cut].to_vec(), 1 << 20).is_err(), "{cut}");
+            assert!(decoded(&one[..cut], 1 << 20).is_err(), "{cut}");
         }
         two.push(7);
-        assert!(decode(two, 100).is_err());
+        assert!(decoded(&two, 100).is_err());
     }
 
     proptest! {
         #[test]
         fn prop_packed_bytes_come_back(plain in prop::collection::vec(0_u8..4, 0..200_000), level in 1..6) {
             let limit = plain.len();
-            prop_assert_eq!(decode(packed(&plain, level), limit).unwrap(), plain);
+            prop_assert_eq!(decoded(&packed(&plain, level), limit).unwrap(), plain);
         }
 
         #[test]
@@ -128,7 +134,7 @@ mod tests {
             let mut bytes = packed(&plain, 1);
             let at = at.index(bytes.len());
             bytes[at] = byte;
-            if let Ok(out) = decode(bytes, limit) {
+            if let Ok(out) = decoded(&bytes, limit) {
                 prop_assert!(out.len() <= limit);
             }
         }

@@ -73,8 +73,10 @@ pub(super) async fn open(args: &Args, context: &Context, named: Vec<Named>) -> C
         let in_repository = |error: CliError| if place == 0 { error } else { error.context(&name) };
         let backend =
             connect::connect(&location, &connect_options).await.map_err(|error| in_repository(error.into()))?;
+        let mut own_options = options.clone();
+        own_options.metrics = connect_options.metrics;
         let repository =
-            Repository::open(backend, password, options.clone()).await.map_err(|error| in_repository(error.into()))?;
+            Repository::open(backend, password, own_options).await.map_err(|error| in_repository(error.into()))?;
         repository.refresh().await.map_err(|error| in_repository(error.into()))?;
         metrics.push((name.clone(), Arc::clone(repository.metrics())));
         mounted.push(Mounted { name, repository, namespace: namespace.clone() });
