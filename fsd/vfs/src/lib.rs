@@ -7,16 +7,22 @@
 //! * [`Vfs`]: the operations. `try_*` answers from memory or not at all and never waits; the async twin does I/O.
 
 pub mod attr;
+mod content;
 pub mod error;
+mod hash;
 pub mod inode;
 pub mod namespace;
 pub mod prefetch;
 pub mod read;
+mod source;
+mod sparse;
+#[cfg(test)]
+mod testing;
 mod vfs;
 
 pub use attr::{Attr, Entry, FileType};
 pub use error::{VfsError, VfsResult};
-pub use inode::Ino;
+pub use inode::{Ino, InodeTable};
 pub use namespace::NamespaceOptions;
 pub use read::ReadData;
 pub use vfs::{DirSink, Mounted, StatFs, Vfs, VfsOptions};

@@ -1,4 +1,27 @@
 //! Which snapshots stand under which names.
+//!
+//! * [`filter`]: which snapshots are shown, and which one a `SNAPSHOT[:PATH]` means.
+//! * [`template`]: from a path template and a snapshot to paths.
+//! * [`gotime`]: times by Go's layouts.
+//! * [`layout`]: from snapshots and templates to the tree of directories above them.
+//!
+//! All of it is pure: a list of snapshots in, names out. Looking the list up again is [`crate::Vfs`]'s.
+
+pub mod filter;
+pub mod gotime;
+pub(crate) mod layout;
+pub mod template;
+
+use crate::error::{VfsError, VfsResult};
+use filter::{RootSpec, SnapshotFilter};
+use gotime::TimeLayout;
+use template::PathTemplate;
+
+/// restic's `--path-template` where none is given.
+pub const DEFAULT_PATH_TEMPLATES: [&str; 4] = ["ids/%i", "snapshots/%T", "hosts/%h/%T", "tags/%t/%T"];
+
+/// restic's `--time-template` where none is given: RFC 3339.
+pub const DEFAULT_TIME_TEMPLATE: &str = "2006-01-02T15:04:05Z07:00";
 
 /// How snapshots are laid out and which are shown.
 #[derive(Debug, Clone, Default)]
@@ -15,4 +38,40 @@ pub struct NamespaceOptions {
     pub tags: Vec<String>,
     /// Only snapshots that have all these paths.
     pub paths: Vec<String>,
+}
+
+/// [`NamespaceOptions`], checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Namespace {
+    pub(crate) root: Option<RootSpec>,
+    pub(crate) templates: Vec<PathTemplate>,
+    pub(crate) time: TimeLayout,
+    pub(crate) filter: SnapshotFilter,
+}
+
+impl NamespaceOptions {
+    /// Checks the templates and the root's syntax.
+    pub(crate) fn check(&self) -> VfsResult<Namespace> {
+        let time = self.time_template.as_deref().unwrap_or(DEFAULT_TIME_TEMPLATE);
+        // restic refuses the same.
+        if time.is_empty() || time.starts_with('/') || time.ends_with('/') {
+            return Err(VfsError::Option {
+                option: "--time-template",
+                reason: "it must not be empty and must not begin or end with '/'".to_owned(),
+            });
+        }
+        let templates = if self.path_templates.is_empty() {
+            DEFAULT_PATH_TEMPLATES.iter().map(|template| PathTemplate::parse(template)).collect()
+        } else {
+            self.path_templates.iter().map(|template| PathTemplate::parse(template)).collect::<Result<_, _>>()
+        };
+        let templates: Vec<_> =
+            templates.map_err(|reason: String| VfsError::Option { option: "--path-template", reason })?;
+        Ok(Namespace {
+            root: self.root.as_deref().map(RootSpec::parse).transpose()?,
+            templates,
+            time: TimeLayout::parse(time),
+            filter: SnapshotFilter::new(&self.hosts, &self.tags, &self.paths),
+        })
+    }
 }

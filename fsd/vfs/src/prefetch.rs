@@ -1,1 +1,35 @@
-//! What to fetch before it is asked for: a pure state machine.
+//! What to fetch before it is asked for.
+//!
+//! * [`sequential`]: a reader that goes through a file.
+//! * [`ahead`]: a reader that goes through directories, or through their small files.
+//!
+//! All are pure state machines: they are told what was read and say what to fetch; [`crate::Vfs`] fetches.
+
+pub(crate) mod ahead;
+pub(crate) mod sequential;
+
+/// How far ahead to fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// The most blobs of a file ahead of a sequential reader.
+    pub(crate) blobs: usize,
+    /// The most bytes of a file ahead of a sequential reader.
+    pub(crate) bytes: u64,
+    /// The most trees ahead of a walk.
+    pub(crate) trees: usize,
+    /// The most small files ahead of a reader of small files.
+    pub(crate) files: usize,
+    /// The most bytes of small files ahead of their reader.
+    pub(crate) file_bytes: u64,
+}
+
+/// A local disk answers at once; what takes time is decoding, and a few blobs ahead keep every core busy.
+const LOCAL: Limits = Limits { blobs: 4, bytes: 16 << 20, trees: 48, files: 24, file_bytes: 2 << 20 };
+
+/// A remote store answers after a round trip: 32 MiB ahead at 20 ms each carry more than a gigabit link gives.
+const REMOTE: Limits = Limits { blobs: 256, bytes: 32 << 20, trees: 384, files: 192, file_bytes: 16 << 20 };
+
+/// Returns how far ahead to fetch from a store.
+pub(crate) const fn limits(remote: bool) -> Limits {
+    if remote { REMOTE } else { LOCAL }
+}

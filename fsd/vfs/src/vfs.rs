@@ -1,15 +1,30 @@
 //! The operations.
+//!
+//! Every operation is written once, as a synchronous function over what memory holds ([`state`]) that stops where it lacks a
+//! directory or a fresh list. `try_*` gives up there; the async twin fetches what is lacking and starts again, keeping what it
+//! fetched, so that no eviction can make it go in circles.
+
+mod files;
+mod list;
+mod readahead;
+mod state;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use stash_repo::Repository;
+use parking_lot::Mutex;
+use stash_repo::{NodeRef, Repository, TreeId};
 
-use crate::attr::{Attr, Entry, FileType};
-use crate::error::VfsResult;
-use crate::inode::Ino;
+use crate::attr::{Attr, Entry, FileType, Owners};
+use crate::error::{VfsError, VfsResult};
+use crate::inode::{Ino, InodeTable, table};
 use crate::namespace::NamespaceOptions;
-use crate::read::ReadData;
+use crate::namespace::layout::LayoutKind;
+use crate::source::Source;
+use files::Files;
+use list::Lists;
+use readahead::ReadAhead;
+use state::{Context, Lack, Node, State, Stop};
 
 /// A repository in a mount.
 #[derive(Debug, Clone)]
@@ -50,7 +65,7 @@ pub struct StatFs {
     pub block_bytes: u32,
     /// Blocks in all.
     pub blocks: u64,
-    /// Inodes that the kernel holds.
+    /// Inodes that the kernel holds, the root among them.
     pub files: u64,
     /// The longest name.
     pub name_bytes: u32,
@@ -62,46 +77,119 @@ pub struct StatFs {
 /// takes back, as FUSE counts them.
 #[derive(Debug, Clone)]
 pub struct Vfs {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
 }
+
+#[derive(Debug)]
+struct Inner {
+    sources: Vec<Arc<dyn Source>>,
+    owners: Owners,
+    /// Never held over a wait. Locks are taken in the order state, files.
+    state: Mutex<State>,
+    lists: Lists,
+    files: Files,
+    ahead: ReadAhead,
+}
+
+/// The longest name that Linux takes (`NAME_MAX`). Longer ones in a backup are not shown: a kernel would refuse the whole
+/// directory.
+pub(crate) const NAME_BYTES: usize = 255;
 
 impl Vfs {
     /// Builds the tree: lists snapshots, and resolves a root if one is asked for, so that a bad one fails here.
     ///
     /// # Errors
-    /// A list failed, or the root does not exist.
+    /// A list failed, a template makes no sense, or the root does not exist.
     pub async fn new(mounted: Vec<Mounted>, options: VfsOptions) -> VfsResult<Self> {
-        let _ = (mounted, options);
-        todo!()
+        Self::with_table(mounted, options, InodeTable::new(table::DEFAULT_LIMIT, None)).await
+    }
+
+    /// As [`Vfs::new`], going on with the inodes that another process held, or keeping them where another can find them.
+    ///
+    /// # Errors
+    /// As [`Vfs::new`].
+    pub async fn with_table(mounted: Vec<Mounted>, options: VfsOptions, table: InodeTable) -> VfsResult<Self> {
+        let parts = mounted
+            .into_iter()
+            .map(|mounted| {
+                let source: Arc<dyn Source> = Arc::new(mounted.repository);
+                (mounted.name, source, mounted.namespace)
+            })
+            .collect();
+        Self::over(parts, options, table).await
+    }
+
+    pub(crate) async fn over(
+        parts: Vec<(String, Arc<dyn Source>, NamespaceOptions)>,
+        options: VfsOptions,
+        table: InodeTable,
+    ) -> VfsResult<Self> {
+        let owners = Owners::new(options.owner_root, options.uid, options.gid, options.layout_owner);
+        let sources: Vec<Arc<dyn Source>> = parts.iter().map(|(_, source, _)| Arc::clone(source)).collect();
+        let (lists, layout) = Lists::open(parts, &owners).await?;
+        let inner = Inner {
+            owners,
+            state: Mutex::new(State::new(table, Arc::new(layout))),
+            lists,
+            files: Files::new(),
+            ahead: ReadAhead::new(&sources, options.prefetch),
+            sources,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Runs an operation on what memory holds, or not at all.
+    fn now<T>(&self, operation: impl FnOnce(&Context) -> Result<T, Stop>) -> Option<VfsResult<T>> {
+        match operation(&Context::default()) {
+            Ok(value) => Some(Ok(value)),
+            Err(Stop::Fail(error)) => Some(Err(error)),
+            Err(Stop::Lack(_)) => None,
+        }
+    }
+
+    /// Runs an operation until it lacks nothing. `ino` is what it is about, for messages.
+    async fn with_io<T>(&self, ino: Ino, mut operation: impl FnMut(&Context) -> Result<T, Stop>) -> VfsResult<T> {
+        let mut context = Context::default();
+        loop {
+            match operation(&context) {
+                Ok(value) => return Ok(value),
+                Err(Stop::Fail(error)) => return Err(error),
+                Err(Stop::Lack(Lack::Tree { repo, id })) => {
+                    let source = self.inner.source(repo)?;
+                    let tree = source.tree(id).await.map_err(|source| self.inner.failed(ino, source))?;
+                    context.trees.push((id, tree));
+                }
+                Err(Stop::Lack(Lack::List { repo })) => {
+                    self.look_again(repo).await;
+                    context.listed = true;
+                }
+            }
+        }
     }
 
     /// Finds a name; `None` where that needs I/O.
     #[must_use]
     pub fn try_lookup(&self, parent: Ino, name: &[u8]) -> Option<VfsResult<Entry>> {
-        let _ = (parent, name);
-        todo!()
+        self.now(|context| self.inner.lookup(context, parent, name))
     }
 
     /// Finds a name.
     ///
     /// # Errors
-    /// `NotFound`, `NotADirectory`, `Stale`, `Repo`.
+    /// `NotFound`, `NotADirectory`, `NameTooLong`, `TooManyInodes`, `Stale`, `Repo`.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> VfsResult<Entry> {
-        let _ = (parent, name);
-        todo!()
+        self.with_io(parent, |context| self.inner.lookup(context, parent, name)).await
     }
 
     /// Takes back `count` lookups.
     pub fn forget(&self, ino: Ino, count: u64) {
-        let _ = (ino, count);
-        todo!()
+        self.inner.state.lock().forget(ino, count);
     }
 
     /// Returns attributes; `None` where that needs I/O.
     #[must_use]
     pub fn try_getattr(&self, ino: Ino) -> Option<VfsResult<Entry>> {
-        let _ = ino;
-        todo!()
+        self.now(|context| self.inner.getattr(context, ino))
     }
 
     /// Returns attributes.
@@ -109,8 +197,7 @@ impl Vfs {
     /// # Errors
     /// `Stale`, `Repo`.
     pub async fn getattr(&self, ino: Ino) -> VfsResult<Entry> {
-        let _ = ino;
-        todo!()
+        self.with_io(ino, |context| self.inner.getattr(context, ino)).await
     }
 
     /// Returns where a symbolic link points.
@@ -118,64 +205,46 @@ impl Vfs {
     /// # Errors
     /// `Invalid` for another kind, `Stale`, `Repo`.
     pub async fn readlink(&self, ino: Ino) -> VfsResult<Bytes> {
-        let _ = ino;
-        todo!()
+        self.with_io(ino, |context| {
+            let state = self.inner.state.lock();
+            if let Some(node) = state.layout_node(ino) {
+                return match &node.kind {
+                    LayoutKind::Link(target) => Ok(Bytes::copy_from_slice(target.as_bytes())),
+                    LayoutKind::Dir { .. } | LayoutKind::Snapshot(_) => Err(VfsError::Invalid.into()),
+                };
+            }
+            drop(state);
+            self.inner.node(context, ino)?.get(|node| match node.kind() {
+                FileType::Symlink => Ok(Bytes::copy_from_slice(node.link_target())),
+                _ => Err(VfsError::Invalid.into()),
+            })
+        })
+        .await
     }
 
     /// Gives a directory's entries from `offset` on to `sink`, `.` and `..` included; `None` (and nothing given) where that
-    /// needs I/O. With `plus` every entry but those two comes with attributes and counts as a lookup.
+    /// needs I/O. With `plus` every entry but those two comes with attributes and counts as a lookup, unless the table of
+    /// inodes is full: then it comes without.
     pub fn try_readdir<S: DirSink>(&self, ino: Ino, offset: u64, plus: bool, sink: &mut S) -> Option<VfsResult<()>> {
-        let _ = (ino, offset, plus, sink);
-        todo!()
+        self.now(|context| self.inner.readdir(context, ino, offset, plus, sink))
     }
 
     /// As [`Vfs::try_readdir`], with I/O.
     ///
     /// # Errors
-    /// `NotADirectory`, `Stale`, `Repo`.
+    /// `NotADirectory`, `TooManyInodes`, `Stale`, `Repo`.
     pub async fn readdir<S: DirSink + Send>(&self, ino: Ino, offset: u64, plus: bool, sink: &mut S) -> VfsResult<()> {
-        let _ = (ino, offset, plus, sink);
-        todo!()
+        self.with_io(ino, |context| self.inner.readdir(context, ino, offset, plus, sink)).await
     }
 
-    /// A file was opened: its prefetch state lives until as many `release`s.
-    ///
-    /// # Errors
-    /// `IsADirectory`, `Stale`.
-    pub fn open(&self, ino: Ino) -> VfsResult<()> {
-        let _ = ino;
-        todo!()
-    }
-
-    /// A file was closed.
-    pub fn release(&self, ino: Ino) {
-        let _ = ino;
-        todo!()
-    }
-
-    /// Reads from memory; `None` where that needs I/O. Shorter than asked for only at the end of the file.
-    #[must_use]
-    pub fn try_read(&self, ino: Ino, offset: u64, len_bytes: u32) -> Option<VfsResult<ReadData>> {
-        let _ = (ino, offset, len_bytes);
-        todo!()
-    }
-
-    /// Reads.
-    ///
-    /// # Errors
-    /// `IsADirectory`, `Stale`, `Repo` for this range alone.
-    pub async fn read(&self, ino: Ino, offset: u64, len_bytes: u32) -> VfsResult<ReadData> {
-        let _ = (ino, offset, len_bytes);
-        todo!()
-    }
-
-    /// Finds the next data (`hole` false) or hole (`hole` true) at or after `offset`.
+    /// Finds the next data (`hole` false) or hole (`hole` true) at or after `offset`. Holes are what [`Attr::blocks`] leaves
+    /// out.
     ///
     /// # Errors
     /// `BeyondEnd`, `Stale`, `Repo`.
     pub async fn seek(&self, ino: Ino, offset: u64, hole: bool) -> VfsResult<u64> {
-        let _ = (ino, offset, hole);
-        todo!()
+        let (file, source) = self.file(ino).await?;
+        file.seek(&*source, offset, hole).await?.map_err(|source| self.inner.failed(ino, source))
     }
 
     /// Returns an extended attribute.
@@ -183,8 +252,10 @@ impl Vfs {
     /// # Errors
     /// `NoAttribute`, `Stale`, `Repo`.
     pub async fn getxattr(&self, ino: Ino, name: &[u8]) -> VfsResult<Bytes> {
-        let _ = (ino, name);
-        todo!()
+        let find = |node: NodeRef<'_>| {
+            node.xattrs().find(|(own, _)| *own == name).map(|(_, value)| Bytes::copy_from_slice(value))
+        };
+        self.xattrs(ino, |node| find(node).ok_or(VfsError::NoAttribute), || Err(VfsError::NoAttribute)).await
     }
 
     /// Returns the names of all extended attributes.
@@ -192,14 +263,31 @@ impl Vfs {
     /// # Errors
     /// `Stale`, `Repo`.
     pub async fn listxattr(&self, ino: Ino) -> VfsResult<Vec<Bytes>> {
-        let _ = ino;
-        todo!()
+        let list = |node: NodeRef<'_>| Ok(node.xattrs().map(|(name, _)| Bytes::copy_from_slice(name)).collect());
+        self.xattrs(ino, list, || Ok(Vec::new())).await
+    }
+
+    /// What the layout shows has no extended attributes.
+    async fn xattrs<T>(
+        &self,
+        ino: Ino,
+        of_node: impl Fn(NodeRef<'_>) -> VfsResult<T>,
+        of_layout: impl Fn() -> VfsResult<T>,
+    ) -> VfsResult<T> {
+        self.with_io(ino, |context| {
+            if self.inner.state.lock().layout_node(ino).is_some() {
+                return of_layout().map_err(Stop::from);
+            }
+            self.inner.node(context, ino)?.get(|node| of_node(node).map_err(Stop::from))
+        })
+        .await
     }
 
     /// Returns figures of the whole tree.
     #[must_use]
     pub fn statfs(&self) -> StatFs {
-        todo!()
+        let files = self.inner.state.lock().table.len();
+        StatFs { block_bytes: 4096, blocks: 0, files: files.into(), name_bytes: 255 }
     }
 
     /// Resolves a path from the root, without following symbolic links; counts one lookup of what it returns.
@@ -207,7 +295,91 @@ impl Vfs {
     /// # Errors
     /// As [`Vfs::lookup`].
     pub async fn resolve(&self, path: &[u8]) -> VfsResult<Attr> {
-        let _ = path;
-        todo!()
+        let mut at = self.getattr(Ino::ROOT).await?.attr;
+        for name in path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b".")) {
+            let found = self.lookup(at.ino, name).await;
+            if at.ino != Ino::ROOT {
+                self.forget(at.ino, 1);
+            }
+            at = found?.attr;
+        }
+        Ok(at)
+    }
+}
+
+impl Inner {
+    fn source(&self, repo: usize) -> VfsResult<Arc<dyn Source>> {
+        self.sources.get(repo).map(Arc::clone).ok_or(VfsError::Stale)
+    }
+
+    /// Returns a directory from what was just fetched or from memory.
+    fn tree(&self, context: &Context, repo: usize, id: TreeId) -> Result<Arc<stash_repo::Tree>, Stop> {
+        if let Some((_, tree)) = context.trees.iter().find(|(fetched, _)| *fetched == id) {
+            return Ok(Arc::clone(tree));
+        }
+        self.source(repo)?.try_tree(&id).ok_or(Stop::Lack(Lack::Tree { repo, id }))
+    }
+
+    fn lookup(&self, context: &Context, parent: Ino, name: &[u8]) -> Result<Entry, Stop> {
+        if name.len() > NAME_BYTES {
+            return Err(VfsError::NameTooLong.into());
+        }
+        let mut state = self.state.lock();
+        if let Some(dir) = state.layout_dir(parent)? {
+            if let Some(repo) = dir.repo().filter(|repo| !context.listed && self.lists.is_old(*repo)) {
+                return Err(Stop::Lack(Lack::List { repo }));
+            }
+            return state.layout_lookup(&dir, name, &self.owners);
+        }
+        let dir = self.dir(&mut state, context, parent)?;
+        let tree = self.tree(context, dir.repo, dir.tree)?;
+        let node = tree.find(name).ok_or(VfsError::NotFound)?;
+        let entry = state.admit(&dir, parent, node, &self.owners)?;
+        state.commit()?;
+        Ok(entry)
+    }
+
+    fn getattr(&self, context: &Context, ino: Ino) -> Result<Entry, Stop> {
+        if let Some(entry) = self.state.lock().layout_entry(ino, &self.owners) {
+            return Ok(entry);
+        }
+        self.node(context, ino)?.get(|node| Ok(state::entry(ino, node, &self.owners)))
+    }
+
+    /// Finds the node of an inode below a snapshot.
+    fn node(&self, context: &Context, ino: Ino) -> Result<Node, Stop> {
+        let mut state = self.state.lock();
+        let record = state.table.get(ino).ok_or(VfsError::Stale)?;
+        let position = record.tree_position().ok_or(VfsError::Stale)?;
+        let parent = Ino(record.parent);
+        let dir = self.dir(&mut state, context, parent)?;
+        drop(state);
+        let tree = self.tree(context, dir.repo, dir.tree)?;
+        Ok(Node { repo: dir.repo, dir: parent, tree, position })
+    }
+
+    fn readdir<S: DirSink>(
+        &self,
+        context: &Context,
+        ino: Ino,
+        offset: u64,
+        plus: bool,
+        sink: &mut S,
+    ) -> Result<(), Stop> {
+        let mut state = self.state.lock();
+        if let Some(dir) = state.layout_dir(ino)? {
+            if let Some(repo) = dir.repo().filter(|repo| !context.listed && self.lists.is_old(*repo)) {
+                return Err(Stop::Lack(Lack::List { repo }));
+            }
+            return state.layout_readdir(&dir, offset, plus, sink, &self.owners);
+        }
+        let dir = self.dir(&mut state, context, ino)?;
+        let tree = self.tree(context, dir.repo, dir.tree)?;
+        state.readdir(&dir, &tree, ino, offset, plus, sink, &self.owners)?;
+        drop(state);
+        if offset == 0 {
+            self.ahead.on_readdir(dir.repo, dir.tree, &tree);
+        }
+        Ok(())
     }
 }

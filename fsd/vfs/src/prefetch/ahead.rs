@@ -1,0 +1,1 @@
+//! Readers that go through directories.

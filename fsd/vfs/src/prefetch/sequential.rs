@@ -1,0 +1,234 @@
+//! Readers that go through a file.
+//!
+//! A read that continues an earlier one, or nearly so (the kernel's readahead asks for several pieces at once, in any
+//! order; a reader may skip a little), makes a stream. A stream fetches ahead as many bytes as it has read so far, up to a
+//! limit: a random reader pays nothing, a reader that stops early has cost at most twice what it read, and a long reader
+//! has the whole window after a few doublings. Each file remembers two streams, so that two readers do not disturb each
+//! other.
+
+use std::ops::Range;
+
+use super::Limits;
+
+/// How many readers of one file are told apart.
+const STREAMS: usize = 2;
+
+/// How far a read may lie before or behind the end of the last one and still belong to the stream: pieces of one kernel
+/// readahead (1 to 4 MiB) come in any order.
+const SLACK_BYTES: u64 = 4 << 20;
+
+/// The streams of one file.
+#[derive(Debug, Default)]
+pub(crate) struct Sequential {
+    streams: [Stream; STREAMS],
+    tick: u32,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Stream {
+    /// The end of the furthest read.
+    next: u64,
+    /// Bytes that the stream has read.
+    run_bytes: u64,
+    /// Reads that belonged to the stream.
+    reads: u32,
+    /// The blob up to which was fetched ahead (excluded).
+    fetched: usize,
+    /// When the stream was last used.
+    tick: u32,
+}
+
+/// What to do beside a read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Advice {
+    /// Which stream the read belongs to.
+    pub(crate) stream: usize,
+    /// Decode blobs to their ends: the reader goes on.
+    pub(crate) whole: bool,
+    /// Fetch these blobs.
+    pub(crate) ahead: Range<usize>,
+}
+
+impl Sequential {
+    /// Takes note of a read of `len` bytes at `offset` that touches `blobs` of a file of `total` blobs.
+    pub(crate) fn on_read(
+        &mut self,
+        offset: u64,
+        len: u64,
+        blobs: Range<usize>,
+        total: usize,
+        average_bytes: u64,
+        limits: &Limits,
+    ) -> Advice {
+        self.tick = self.tick.wrapping_add(1);
+        let tick = self.tick;
+        let end = offset.saturating_add(len);
+        let belongs = |stream: &Stream| {
+            // A young stream has shown nothing yet: only a read that nearly continues it is taken for its next.
+            let slack = if stream.reads > 2 { SLACK_BYTES } else { SLACK_BYTES.min(stream.run_bytes) };
+            stream.reads > 0 && offset <= stream.next.saturating_add(slack) && end.saturating_add(slack) > stream.next
+        };
+        let found = self.streams.iter().position(belongs);
+        let number = found.unwrap_or_else(|| {
+            // The one that was not used for longest is forgotten.
+            let age = |stream: &Stream| if stream.reads == 0 { u32::MAX } else { tick.wrapping_sub(stream.tick) };
+            (0..STREAMS).max_by_key(|number| age(&self.streams[*number])).unwrap_or_default()
+        });
+        let stream = &mut self.streams[number];
+        if found.is_none() {
+            *stream = Stream { next: end, run_bytes: len, reads: 1, fetched: blobs.end, tick };
+            // A read of some length at the beginning is most likely the first of many; anywhere else, of a few pages, it is
+            // most likely alone.
+            return Advice { stream: number, whole: offset == 0 && len >= WHOLE_BYTES, ahead: blobs.end..blobs.end };
+        }
+        stream.tick = tick;
+        stream.reads = stream.reads.saturating_add(1);
+        stream.run_bytes = stream.run_bytes.saturating_add(len);
+        stream.next = stream.next.max(end);
+        let window_bytes = stream.run_bytes.min(limits.bytes);
+        let window = usize::try_from(window_bytes / average_bytes).unwrap_or(usize::MAX).clamp(1, limits.blobs);
+        let from = stream.fetched.max(blobs.end).min(total);
+        let to = blobs.end.saturating_add(window).min(total).max(from);
+        // Half a window at a time, so that what is fetched lies in few requests; at the end of the file the rest.
+        let ahead = if to - from >= window.div_ceil(2) || to == total { from..to } else { from..from };
+        Advice { stream: number, whole: true, ahead }
+    }
+
+    /// Notes how far the advice could be followed.
+    pub(crate) fn taken(&mut self, stream: usize, fetched: usize) {
+        if let Some(stream) = self.streams.get_mut(stream) {
+            stream.fetched = stream.fetched.max(fetched);
+        }
+    }
+}
+
+/// A first read at offset 0 from this length on is taken for the beginning of a sequential one: below it lie `head`,
+/// `file`, and pages that are read with `POSIX_FADV_RANDOM`; the kernel's readahead starts with more.
+const WHOLE_BYTES: u64 = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const LIMITS: Limits = Limits { blobs: 8, bytes: 32 * MIB, trees: 0, files: 0, file_bytes: 0 };
+
+    /// A file of blobs of 1 MiB, read through the machine; returns (whole, ahead) and follows all advice.
+    fn read(machine: &mut Sequential, offset: u64, len: u64, total: usize) -> (bool, Range<usize>) {
+        let blob = |at: u64| usize::try_from(at / MIB).unwrap();
+        let blobs = blob(offset)..blob(offset + len - 1) + 1;
+        let advice = machine.on_read(offset, len, blobs, total, MIB, &LIMITS);
+        machine.taken(advice.stream, advice.ahead.end);
+        (advice.whole, advice.ahead)
+    }
+
+    #[test]
+    fn test_a_sequential_reader_gets_a_growing_window() {
+        let mut machine = Sequential::default();
+        let mut fetched = 0;
+        let mut widest = 0;
+        for step in 0..400 {
+            let offset = step * (MIB / 4);
+            let (whole, ahead) = read(&mut machine, offset, MIB / 4, 100);
+            assert!(whole);
+            if !ahead.is_empty() {
+                let first = if fetched == 0 { 1 } else { fetched };
+                assert_eq!(ahead.start, first, "nothing twice, nothing left out");
+                fetched = ahead.end;
+            }
+            let reader = usize::try_from(offset / MIB).unwrap();
+            widest = widest.max(fetched.saturating_sub(reader + 1));
+            if step < 3 {
+                assert!(fetched <= 2, "step {step}: {fetched} blobs for {} KiB", (step + 1) * 256);
+            }
+        }
+        assert_eq!((fetched, widest), (100, 8));
+    }
+
+    #[test]
+    fn test_random_reads_pay_nothing() {
+        let mut machine = Sequential::default();
+        for step in 0..1_000_u64 {
+            // A full cycle in steps far apart.
+            let offset = step * 389 % 1_009 * MIB + 5_000;
+            assert_eq!(read(&mut machine, offset, 4_096, 1_009), (false, 0..0).with_end(offset));
+        }
+    }
+
+    trait WithEnd {
+        fn with_end(self, offset: u64) -> Self;
+    }
+
+    impl WithEnd for (bool, Range<usize>) {
+        /// The empty range after the blob that was read.
+        fn with_end(self, offset: u64) -> Self {
+            let next = usize::try_from(offset / MIB).unwrap() + 1;
+            (self.0, next..next)
+        }
+    }
+
+    #[test]
+    fn test_first_read_at_the_beginning() {
+        for (offset, len, whole) in [(0, 4_096, false), (0, 16_384, true), (0, MIB, true), (MIB, MIB, false)] {
+            assert_eq!(read(&mut Sequential::default(), offset, len, 9).0, whole, "{offset} {len}");
+        }
+    }
+
+    #[test]
+    fn test_two_readers_do_not_disturb_each_other() {
+        let mut machine = Sequential::default();
+        let mut sum = 0;
+        for step in 0..40 {
+            sum += read(&mut machine, step * MIB, MIB, 200).1.len();
+            sum += read(&mut machine, (100 + step) * MIB, MIB, 200).1.len();
+        }
+        // Both got everything ahead of them once: 40 each without the first, and a window.
+        assert_eq!(sum, 2 * (39 + 8));
+    }
+
+    #[test]
+    fn test_pieces_of_one_readahead_in_any_order() {
+        let mut machine = Sequential::default();
+        for step in 0..20 {
+            read(&mut machine, step * MIB, MIB, 200);
+        }
+        for step in [22, 20, 23, 21] {
+            assert!(read(&mut machine, step * MIB, MIB, 200).0, "{step}");
+        }
+    }
+
+    #[test]
+    fn test_advice_that_was_not_followed_comes_again() {
+        let mut machine = Sequential::default();
+        let mut last = 0..0;
+        for step in 0..10 {
+            let blob = usize::try_from(step).unwrap();
+            last = machine.on_read(step * MIB, MIB, blob..blob + 1, 100, MIB, &LIMITS).ahead;
+        }
+        assert_eq!(last, 10..18, "the budget admitted nothing so far");
+        machine.taken(0, 12);
+        let advice = machine.on_read(10 * MIB, MIB, 10..11, 100, MIB, &LIMITS);
+        assert_eq!(advice.ahead, 12..19);
+    }
+
+    proptest! {
+        /// Whatever is read: the advice lies behind the read and within the file, is at most the window, and nothing is
+        /// fetched twice by one stream.
+        #[test]
+        fn test_advice_is_bounded(reads in prop::collection::vec((0..300_u64, 1..4_096_u64), 1..200)) {
+            let mut machine = Sequential::default();
+            for (at, len) in reads {
+                let (offset, len) = (at * MIB / 3, len * 512);
+                let total = 128;
+                let blob = |at: u64| usize::try_from(at / MIB).unwrap().min(total - 1);
+                let blobs = blob(offset)..blob(offset + len - 1) + 1;
+                let advice = machine.on_read(offset, len, blobs.clone(), total, MIB, &LIMITS);
+                prop_assert!(advice.ahead.start >= blobs.end.min(total) && advice.ahead.end <= total);
+                prop_assert!(advice.ahead.end <= blobs.end + LIMITS.blobs);
+                machine.taken(advice.stream, advice.ahead.end);
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What the tree asks of a repository.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use stash_repo::{BlobData, BlobId, BlobKind, RepoResult, Repository, Snapshot, Tree, TreeId};
+
+/// A repository as this crate uses it; tests have their own. `try_*` never waits and does no I/O.
+pub(crate) trait Source: fmt::Debug + Send + Sync + 'static {
+    /// Whether a read costs a network round trip.
+    fn is_remote(&self) -> bool;
+    /// Lists all snapshots, oldest first.
+    fn snapshots(&self) -> BoxFuture<'_, RepoResult<Vec<Arc<Snapshot>>>>;
+    /// Takes in new index files.
+    fn refresh(&self) -> BoxFuture<'_, RepoResult<bool>>;
+    fn try_tree(&self, id: &TreeId) -> Option<Arc<Tree>>;
+    fn tree(&self, id: TreeId) -> BoxFuture<'_, RepoResult<Arc<Tree>>>;
+    fn prefetch_trees(&self, ids: &[TreeId]);
+    fn try_blob(&self, id: &BlobId, upto: usize) -> Option<BlobData>;
+    fn blob(&self, id: BlobId, upto: usize) -> BoxFuture<'_, RepoResult<BlobData>>;
+    /// Starts to fetch; returns how many from the front were taken on.
+    fn prefetch_blobs(&self, ids: &[BlobId]) -> usize;
+    /// A blob's plain length by the index: at most one page read. `None` if no index names it.
+    fn plain_bytes(&self, id: &BlobId) -> RepoResult<Option<u32>>;
+}
+
+impl Source for Repository {
+    fn is_remote(&self) -> bool {
+        self.backend().is_remote()
+    }
+
+    fn snapshots(&self) -> BoxFuture<'_, RepoResult<Vec<Arc<Snapshot>>>> {
+        Box::pin(self.snapshots())
+    }
+
+    fn refresh(&self) -> BoxFuture<'_, RepoResult<bool>> {
+        Box::pin(self.refresh())
+    }
+
+    fn try_tree(&self, id: &TreeId) -> Option<Arc<Tree>> {
+        self.try_tree(id)
+    }
+
+    fn tree(&self, id: TreeId) -> BoxFuture<'_, RepoResult<Arc<Tree>>> {
+        Box::pin(self.tree(id))
+    }
+
+    fn prefetch_trees(&self, ids: &[TreeId]) {
+        self.prefetch_trees(ids);
+    }
+
+    fn try_blob(&self, id: &BlobId, upto: usize) -> Option<BlobData> {
+        self.blobs().try_get(id, upto)
+    }
+
+    fn blob(&self, id: BlobId, upto: usize) -> BoxFuture<'_, RepoResult<BlobData>> {
+        Box::pin(self.blobs().get(id, BlobKind::Data, upto))
+    }
+
+    fn prefetch_blobs(&self, ids: &[BlobId]) -> usize {
+        self.blobs().prefetch(ids, BlobKind::Data)
+    }
+
+    fn plain_bytes(&self, id: &BlobId) -> RepoResult<Option<u32>> {
+        self.blobs().plain_bytes(id)
+    }
+}
