@@ -6,7 +6,7 @@ SHELL := bash
 DIR ?= /usr/share
 REPO ?=
 STASH_FS := target/release/stash-fs
-export STASH_FS_TOOLS ?= /var/tmp/stash-fs-tools/bin
+export STASH_FS_TOOLS ?= /var/tmp/stash-fs-tools
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,6 +18,9 @@ demo: ## back up DIR (default a part of /usr) into a repository, mount it, brows
 	tests/tools/install.sh demo
 	cargo build --release --locked -p stash-fs
 	DIR='$(DIR)' REPO='$(REPO)' tests/demo.sh $(STASH_FS)
+
+tools: ## install the programs and servers that the tests run
+	tests/tools/install.sh test
 
 check: ## formatting, lints and documentation
 	cargo fmt --all --check
@@ -33,7 +36,7 @@ soak: ## the long loops, whole
 
 bench: ## measure against the peers and the physical floors; three runs, a table and JSON
 	tests/tools/install.sh test
-	cargo build --release --locked -p stash-fs -p stash-tests --bins
+	cargo build --release --locked --workspace --bins
 	target/release/bench --stash-fs $(STASH_FS) $(BENCH_ARGS)
 
 fuzz: ## run each fuzz target for T seconds (needs a nightly toolchain and cargo-fuzz)
@@ -42,4 +45,4 @@ fuzz: ## run each fuzz target for T seconds (needs a nightly toolchain and cargo
 man: build ## write the manual pages and completions to target/man
 	$(STASH_FS) man target/man
 
-.PHONY: help build demo check test soak bench fuzz man
+.PHONY: help build demo tools check test soak bench fuzz man

@@ -38,7 +38,7 @@ stage "tools and builds" build || summary
 stage "format" cargo fmt --all --check
 stage "lints" cargo clippy --release --locked --workspace --all-targets --quiet -- -D warnings
 stage "documentation" env RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --workspace --no-deps --quiet
-stage "unit tests" cargo test --release --locked -p stash-repo -p stash-vfs -p stash-fs
-stage "suites" cargo test --release --locked -p stash-tests
+stage "unit tests" cargo test --release --locked --workspace --lib --bins
+stage "suites" cargo test --release --locked --workspace --test suites
 stage "demo" env DIR="$PWD/docs" REPO= tests/demo.sh target/release/stash-fs </dev/null
 summary

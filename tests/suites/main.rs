@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod damage;
+mod fidelity;
 mod hostile;
 mod root_mount_adapter;
 mod workspace;

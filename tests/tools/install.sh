@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Installs what the tests, the demo and the benchmarks run: programs of Debian, and two servers built from pinned Go modules.
 # Usage: install.sh demo | test
-# STASH_FS_TOOLS names the folder of the built servers (default /var/tmp/stash-fs-tools/bin).
+# STASH_FS_TOOLS names the folder that holds them, in bin/ (default /var/tmp/stash-fs-tools).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 what=${1:?demo or test}
-bin=${STASH_FS_TOOLS:-/var/tmp/stash-fs-tools/bin}
+bin=${STASH_FS_TOOLS:-/var/tmp/stash-fs-tools}/bin
 
 packages=(fuse3 gcc libc6-dev make)
 [ "$what" = demo ] || packages+=(acl attr openssh-client openssh-server rclone restic rsync util-linux)
