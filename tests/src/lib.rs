@@ -11,3 +11,4 @@ pub mod memory_tree;
 pub mod mounted;
 pub mod reference;
 pub mod restic;
+pub mod servers;

@@ -8,9 +8,14 @@
 //! Messages carry no secrets: not from the URL, not from a response body.
 
 pub mod connect;
+mod decorated;
 mod error;
+mod http;
 pub mod local;
 pub mod location;
+mod opendal;
+mod rest;
+mod settings;
 
 pub use connect::{ConnectOptions, connect};
 pub use local::LocalBackend;

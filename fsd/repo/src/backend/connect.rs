@@ -6,14 +6,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::decorated::Decorated;
+use super::decorated::bandwidth::Bandwidth;
+use super::decorated::limit::Limit;
+use super::decorated::metered::Metered;
+use super::decorated::retry::Retry;
+use super::decorated::timeout::Timeout;
 use super::error::Failure;
 use super::local::LocalBackend;
-use super::location::Location;
+use super::location::{Location, RestLocation};
+use super::opendal::services;
+use super::rest::RestBackend;
+use super::settings::Settings;
 use super::{Backend, BackendResult};
 use crate::metrics::Metrics;
 
 /// The deadline where none is set.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Requests in parallel to a REST server. restic's 5 are chosen for uploads; reading ranges is latency times chunks.
+const DEFAULT_REST_CONNECTIONS: usize = 16;
 
 /// How a store is reached.
 #[derive(Clone)]
@@ -68,20 +80,99 @@ impl ConnectOptions {
     }
 }
 
+impl ConnectOptions {
+    /// The deadline, or its default where none is set.
+    fn deadline(&self) -> Duration {
+        if self.deadline.is_zero() { DEFAULT_DEADLINE } else { self.deadline }
+    }
+
+    /// How long one attempt may take: a call has time for three.
+    pub(super) fn attempt_timeout(&self) -> Duration {
+        self.deadline() / 3
+    }
+}
+
 /// Reaches the store of a repository. Does no request yet where the store allows that.
 ///
 /// # Errors
 /// `Invalid` for a wrong or missing option or credential, named.
 pub async fn connect(location: &Location, options: &ConnectOptions) -> BackendResult<Arc<dyn Backend>> {
-    let _ = options;
-    match location {
-        Location::Local { path } => Ok(Arc::new(LocalBackend::new(path))),
-        other => Err(Failure::invalid(format!("{}: not yet", other.scheme())).at(
-            "connect",
-            "repository",
-            &other.to_string(),
-        )),
+    let shown = location.to_string();
+    let reach = reach(location, options, &shown);
+    // Swift and B2 log in first.
+    let reached = match tokio::time::timeout(options.deadline(), reach).await {
+        Ok(reached) => reached,
+        Err(_) => Err(Failure::unavailable(format!("no answer within {:.1} s", options.deadline().as_secs_f64()))),
+    };
+    let (backend, parallel, max_attempts) = reached.map_err(|failure| failure.at("connect", "repository", &shown))?;
+    Ok(decorate(backend, options, parallel, max_attempts))
+}
+
+/// Puts the decorators around a store.
+fn decorate(
+    backend: Arc<dyn Backend>,
+    options: &ConnectOptions,
+    parallel: usize,
+    max_attempts: Option<u32>,
+) -> Arc<dyn Backend> {
+    let metrics = &options.metrics;
+    let backend = Decorated::wrap(backend, Metered(Arc::clone(metrics)));
+    let backend = Decorated::wrap(backend, Timeout { attempt: options.attempt_timeout() });
+    let backend = Decorated::wrap(backend, Limit::new(parallel));
+    let retry = Retry { deadline: options.deadline(), max_attempts, metrics: Arc::clone(metrics) };
+    let backend = Decorated::wrap(backend, retry);
+    match Bandwidth::new(options.limit_download, options.limit_upload) {
+        Some(bandwidth) => Decorated::wrap(backend, bandwidth),
+        None => backend,
     }
+}
+
+type Reached = (Arc<dyn Backend>, usize, Option<u32>);
+
+async fn reach(location: &Location, options: &ConnectOptions, shown: &str) -> Result<Reached, Failure> {
+    let settings = Settings::new(options, location.scheme())?;
+    let shown = shown.to_owned();
+    let mut max_attempts = None;
+    let backend: Arc<dyn Backend> = match location {
+        Location::Local { path } => {
+            settings.default_layout()?;
+            let connections = settings.connections(super::local::DEFAULT_CONNECTIONS)?;
+            // The disk queues by itself; the limit is for threads that a dead network file system holds.
+            let parallel = connections.max(16);
+            return Ok((Arc::new(LocalBackend::with_connections(path, connections)), parallel, None));
+        }
+        Location::S3 { plain_http, endpoint, bucket, prefix } => {
+            let place = services::S3Place { plain_http: *plain_http, endpoint, bucket, prefix };
+            max_attempts = settings.number("retries")?;
+            Arc::new(services::s3(&place, &settings, shown)?)
+        }
+        Location::Rest(place) => Arc::new(rest(place, &settings, shown)?),
+        Location::Gcs(place) => Arc::new(services::gcs(place, &settings, shown)?),
+        Location::Azure(place) => Arc::new(services::azure(place, &settings, shown)?),
+        Location::Swift(place) => Arc::new(services::swift(place, &settings, shown).await?),
+        Location::B2(place) => Arc::new(services::b2(place, &settings, shown).await?),
+        Location::Rclone { .. } | Location::Sftp { .. } => return Err(Failure::invalid("not yet")),
+    };
+    let parallel = backend.concurrency();
+    Ok((backend, parallel, max_attempts))
+}
+
+fn rest(place: &RestLocation, settings: &Settings<'_>, location: String) -> Result<RestBackend, Failure> {
+    let connections = settings.connections(DEFAULT_REST_CONNECTIONS)?;
+    let client = match &place.unix_socket {
+        Some(socket) => super::http::unix_client(settings.options, connections, socket)?,
+        None => super::http::client(settings.options, connections)?,
+    };
+    // restic: what the address says goes before the variables.
+    let (username, password) = match (&place.username, &place.password) {
+        (None, None) => (settings.env("RESTIC_REST_USERNAME"), settings.env("RESTIC_REST_PASSWORD")),
+        (username, password) => (username.as_deref(), password.as_deref()),
+    };
+    let authorization = match (username, password) {
+        (None, None) => None,
+        (username, password) => Some(super::rest::basic(username.unwrap_or(""), password.unwrap_or(""))?),
+    };
+    Ok(RestBackend { http: Arc::new(client), url: place.url.clone(), authorization, location, connections })
 }
 
 impl std::fmt::Debug for ConnectOptions {

@@ -49,6 +49,11 @@ impl Failure {
         Self::new(BackendErrorKind::Unavailable, Retry::Temporary, message)
     }
 
+    /// Adds to the message.
+    pub(super) fn append(&mut self, text: &str) {
+        self.message.push_str(text);
+    }
+
     /// Says for which operation, file and place.
     pub(super) fn at(self, operation: &'static str, target: impl Into<String>, location: &str) -> BackendError {
         BackendError {

@@ -1,0 +1,188 @@
+//! Object stores through OpenDAL: S3 and what speaks its protocol, Google, Azure, Swift, B2.
+//!
+//! What OpenDAL is used for: each service's URLs, signatures and lists. What it is not: retries, timeouts and the limit
+//! of parallel requests are our decorators'; its error texts quote answers and are replaced by our own; and what an
+//! answer may bring into memory is bounded here ([`transport`]), because services read errors and lists whole.
+//!
+//! Reading needs the rights to list and to get, no more: there is no request on the bucket itself and no test write.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use opendal::{ErrorKind, Operator};
+
+use super::error::{Failure, range_len, target};
+use super::http::{Body, collect, collect_exact, status_failure};
+use super::{Backend, BackendErrorKind, BackendResult, FileKind, ListEntry, Retry};
+use crate::id::Id;
+
+pub(super) mod b2;
+pub(super) mod services;
+pub(super) mod swift;
+pub(super) mod transport;
+
+use transport::{Bounds, bounded};
+
+/// The longest page of a list, or error, that is read. S3's pages have 1,000 entries, Swift's 10,000.
+const MAX_PAGE_BYTES: u64 = 16 << 20;
+
+/// What a store may send beside the bytes asked for.
+const SLACK_BYTES: u64 = 1 << 20;
+
+/// A bucket and the folder in it.
+#[derive(Debug)]
+pub(super) struct OpendalBackend {
+    pub(super) operator: Operator,
+    /// Writes packs, where they go to another storage class than the rest.
+    pub(super) packs: Option<Operator>,
+    pub(super) location: String,
+    pub(super) connections: usize,
+}
+
+impl OpendalBackend {
+    async fn try_list(&self, kind: FileKind) -> Result<Vec<ListEntry>, Failure> {
+        let folder = format!("{}/", kind.dirname());
+        let list = async {
+            let mut lister = self.operator.lister_with(&folder).recursive(true).await?;
+            let mut entries = Vec::new();
+            while let Some(entry) = lister.try_next().await? {
+                let Ok(id) = entry.name().parse::<Id>() else { continue };
+                // A pack in the wrong folder cannot be read again; restic's rule for all layouts.
+                if entry.path() == kind.path(&id) {
+                    entries.push(ListEntry { id, len_bytes: entry.metadata().content_length() });
+                }
+            }
+            Ok(entries)
+        };
+        bounded(Bounds::each(MAX_PAGE_BYTES), list).await.map_err(failure)
+    }
+
+    async fn body(&self, path: &str, range: Option<Range<u64>>) -> opendal::Result<Body> {
+        let reader = self.operator.reader(path).await?;
+        let stream = match range {
+            Some(range) => reader.into_stream(range).await?,
+            None => reader.into_stream(..).await?,
+        };
+        let chunks = stream.map_ok(|buffer| futures::stream::iter(buffer.map(Ok))).try_flatten();
+        Ok(Box::pin(chunks.map_err(|error| failure((error, transport::seen())))))
+    }
+
+    async fn try_read_full(&self, kind: FileKind, id: &Id, limit_bytes: u64) -> Result<Bytes, Failure> {
+        let read = async {
+            let body = self.body(&kind.path(id), None).await?;
+            Ok(collect(body, 0, limit_bytes).await)
+        };
+        let bytes = bounded(Bounds::each(limit_bytes.saturating_add(SLACK_BYTES)), read).await.map_err(failure)??;
+        bytes.ok_or_else(|| Failure::too_long(limit_bytes))
+    }
+
+    async fn try_read_range(&self, kind: FileKind, id: &Id, range: Range<u64>) -> Result<Bytes, Failure> {
+        let len_bytes = range_len(&range)?;
+        if len_bytes == 0 {
+            return Ok(Bytes::new());
+        }
+        let read = async {
+            let body = self.body(&kind.path(id), Some(range)).await?;
+            Ok(collect_exact(body, len_bytes).await)
+        };
+        bounded(Bounds::each(len_bytes.saturating_add(SLACK_BYTES)), read).await.map_err(failure)?
+    }
+}
+
+/// What OpenDAL failed of, in our words: its own quote the answer.
+fn failure((error, seen): (opendal::Error, transport::Seen)) -> Failure {
+    if let Some(failure) = seen.transport {
+        return failure;
+    }
+    if let Some(status) = seen.status {
+        let mut failure = status_failure(status);
+        if let Some(region) = seen.region {
+            failure.append(&format!("; the bucket is in region {region}: set -o s3.region={region}"));
+        }
+        return failure;
+    }
+    use BackendErrorKind as Kind;
+    let retry = if error.is_temporary() { Retry::Temporary } else { Retry::Permanent };
+    let (kind, retry, message) = match error.kind() {
+        ErrorKind::NotFound => (Kind::NotFound, Retry::Permanent, "not found"),
+        ErrorKind::PermissionDenied => {
+            (Kind::Denied, Retry::Permanent, "the server refused the credentials or the right")
+        }
+        ErrorKind::AlreadyExists | ErrorKind::Conflict | ErrorKind::ConditionNotMatch => {
+            (Kind::Conflict, Retry::Permanent, "the server reports a conflict")
+        }
+        ErrorKind::RateLimited => (Kind::Unavailable, Retry::Temporary, "the server asks for fewer requests"),
+        ErrorKind::RangeNotSatisfied => (Kind::Corrupt, Retry::Temporary, "the file ends before the range does"),
+        ErrorKind::ConfigInvalid => {
+            (Kind::Invalid, Retry::Permanent, "the store's address, options or credentials are not complete")
+        }
+        ErrorKind::Unsupported => (Kind::Unsupported, Retry::Permanent, "the store does not do this"),
+        _ if error.is_temporary() => (Kind::Unavailable, retry, "the connection broke"),
+        // No status was seen, so no request was answered: signing found nothing to sign with, or a list was no list.
+        _ => (Kind::Other, retry, "no credentials were found, or the answer is not what the store's protocol says"),
+    };
+    Failure::new(kind, retry, message)
+}
+
+#[async_trait]
+impl Backend for OpendalBackend {
+    fn location(&self) -> &str {
+        &self.location
+    }
+
+    fn concurrency(&self) -> usize {
+        self.connections
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+
+    async fn list(&self, kind: FileKind) -> BackendResult<Vec<ListEntry>> {
+        self.try_list(kind).await.map_err(|failure| failure.at("list", kind.dirname(), &self.location))
+    }
+
+    async fn read_full(&self, kind: FileKind, id: &Id, limit_bytes: u64) -> BackendResult<Bytes> {
+        let read = self.try_read_full(kind, id, limit_bytes).await;
+        read.map_err(|failure| failure.at("read", target(kind, id), &self.location))
+    }
+
+    async fn read_range(&self, kind: FileKind, id: &Id, range: Range<u64>) -> BackendResult<Bytes> {
+        let read = self.try_read_range(kind, id, range).await;
+        read.map_err(|failure| failure.at("read", target(kind, id), &self.location))
+    }
+
+    async fn write(&self, kind: FileKind, id: &Id, content: Bytes) -> BackendResult<()> {
+        let operator = self.packs.as_ref().filter(|_| kind == FileKind::Pack).unwrap_or(&self.operator);
+        let path = kind.path(id);
+        let written = bounded(Bounds::each(MAX_PAGE_BYTES), operator.write(&path, content)).await;
+        written.map(drop).map_err(|error| failure(error).at("write", target(kind, id), &self.location))
+    }
+
+    async fn remove(&self, kind: FileKind, id: &Id) -> BackendResult<()> {
+        let path = kind.path(id);
+        let removed = bounded(Bounds::each(MAX_PAGE_BYTES), self.operator.delete(&path)).await;
+        match removed.map_err(|error| failure(error).at("remove", target(kind, id), &self.location)) {
+            Err(error) if error.kind == BackendErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    async fn create(&self) -> BackendResult<()> {
+        // A bucket has no folders to make. That it is there is shown by asking for the file that must not be.
+        match self.read_full(FileKind::Config, &Id::default(), 64 << 10).await {
+            Err(error) if error.kind == BackendErrorKind::NotFound => {
+                let keys = self.try_list(FileKind::Key).await;
+                keys.map(drop).map_err(|failure| failure.at("create", "repository", &self.location))
+            }
+            Err(error) => Err(error),
+            Ok(_) => {
+                let failure =
+                    Failure::new(BackendErrorKind::Conflict, Retry::Permanent, "there is a repository already");
+                Err(failure.at("create", "repository", &self.location))
+            }
+        }
+    }
+}

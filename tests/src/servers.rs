@@ -1,0 +1,105 @@
+//! Servers that a test starts on loopback: real ones (MinIO, rclone, sshd, toxiproxy), one that records what it is asked
+//! ([`Recorder`]), and one that misbehaves ([`Peer`]).
+//!
+//! Each listens on a port of its own and ends, by its process id, when it is dropped. So none of them goes into a `static`.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+mod http1;
+mod minio;
+mod peer;
+mod rclone;
+mod recorder;
+mod sigv4;
+mod sshd;
+mod toxiproxy;
+
+pub use minio::Minio;
+pub use peer::{Peer, Script};
+pub use rclone::RcloneServer;
+pub use recorder::{Answer, Recorded, Recorder};
+pub use sshd::Sshd;
+pub use toxiproxy::{Proxy, Toxiproxy};
+
+/// How long a server may take to answer for the first time on a busy machine.
+const STARTUP: Duration = Duration::from_secs(60);
+
+/// Waits until `condition` gives something.
+///
+/// # Panics
+/// It gives nothing within `limit`.
+pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < end, "{what}: not within {limit:?}");
+        #[expect(clippy::disallowed_methods, reason = "the interval of looking at the condition")]
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Returns the path of a program that `make` fetches: from the folder in `STASH_FS_TOOLS`, or its default.
+///
+/// # Panics
+/// It is not there.
+pub fn tool(name: &str) -> PathBuf {
+    let folder =
+        std::env::var_os("STASH_FS_TOOLS").map_or_else(|| PathBuf::from("/var/tmp/stash-fs-tools"), PathBuf::from);
+    let path = folder.join("bin").join(name);
+    assert!(path.is_file(), "{} is not there; run `make tools`", path.display());
+    path
+}
+
+/// Returns a port that nothing listens on right now.
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A child process that ends with its owner.
+#[derive(Debug)]
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Starts a program that is told its port, and waits until it accepts connections. The port is another one after
+    /// each failure: somebody else may have taken it in between.
+    fn start(name: &str, mut command: impl FnMut(u16) -> Command) -> Self {
+        for _ in 0..5 {
+            let port = free_port();
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let mut command = command(port);
+            let log = tempfile::tempfile().unwrap();
+            command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log.try_clone().unwrap());
+            let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+            let came_up = wait_for(name, STARTUP, || {
+                if child.try_wait().unwrap().is_some() {
+                    return Some(false);
+                }
+                TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok().then_some(true)
+            });
+            if came_up {
+                return Self { child, address };
+            }
+            let mut log = log;
+            let mut text = String::new();
+            std::io::Seek::rewind(&mut log).unwrap();
+            std::io::Read::read_to_string(&mut log, &mut text).unwrap();
+            eprintln!("{name} ended at its start: {text}");
+        }
+        panic!("{name} does not start");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

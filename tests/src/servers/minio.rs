@@ -1,0 +1,114 @@
+//! A real S3 server.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::{STARTUP, Server, http1, sigv4, tool, wait_for};
+
+/// MinIO on an empty folder.
+#[derive(Debug)]
+pub struct Minio {
+    server: Server,
+    folder: tempfile::TempDir,
+}
+
+const USER: &str = "stash-test-root";
+const PASSWORD: &str = "stash-test-secret";
+
+impl Minio {
+    /// Starts it and waits until it serves.
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let program = tool("minio");
+        let server = Server::start("minio", |port| {
+            let mut command = Command::new(&program);
+            command
+                .args(["server", "--quiet", "--address", &format!("127.0.0.1:{port}"), "--console-address"])
+                .arg(format!("127.0.0.1:{}", super::free_port()))
+                .arg(folder.path().join("data"))
+                .env_clear()
+                .env("HOME", folder.path())
+                .env("MINIO_ROOT_USER", USER)
+                .env("MINIO_ROOT_PASSWORD", PASSWORD)
+                .env("MINIO_BROWSER", "off")
+                .env("MINIO_UPDATE", "off");
+            command
+        });
+        let minio = Self { server, folder };
+        wait_for("minio is ready", STARTUP, || {
+            let ready = http1::request(minio.address(), "GET", "/minio/health/ready", &[], b"");
+            matches!(ready, Ok((200, _))).then_some(())
+        });
+        minio
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+
+    /// Where its files lie, in its own format.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Makes a bucket.
+    pub fn create_bucket(&self, bucket: &str) {
+        let host = self.address().to_string();
+        let path = format!("/{bucket}");
+        wait_for("a bucket is made", Duration::from_secs(30), || {
+            let headers = sigv4::sign((USER, PASSWORD), "s3", ("PUT", &host, &path), b"");
+            let (status, body) = http1::request(self.address(), "PUT", &path, &headers, b"").ok()?;
+            // A server that has just started says 503 for a moment.
+            assert!(matches!(status, 200 | 503), "status {status}: {}", String::from_utf8_lossy(&body));
+            (status == 200).then_some(())
+        });
+    }
+
+    /// restic's address of a folder in a bucket.
+    pub fn repository(&self, bucket: &str, prefix: &str) -> String {
+        Self::repository_at(self.address(), bucket, prefix)
+    }
+
+    /// The same through a proxy at another address.
+    pub fn repository_at(address: SocketAddr, bucket: &str, prefix: &str) -> String {
+        format!("s3:http://{address}/{bucket}/{prefix}")
+    }
+
+    /// The variables of a credential that may do everything.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        environment(&[("AWS_ACCESS_KEY_ID", USER), ("AWS_SECRET_ACCESS_KEY", PASSWORD)])
+    }
+
+    /// The variables of a credential that may list a bucket and get its objects, and nothing else.
+    pub fn list_and_get_environment(&self, bucket: &str) -> BTreeMap<String, String> {
+        let policy = serde_json::json!({ "Version": "2012-10-17", "Statement": [
+            { "Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": [format!("arn:aws:s3:::{bucket}")] },
+            { "Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [format!("arn:aws:s3:::{bucket}/*")] },
+        ] });
+        let policy: String = policy.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let body = format!("Action=AssumeRole&Version=2011-06-15&DurationSeconds=86400&Policy={policy}");
+        let host = self.address().to_string();
+        let mut headers = sigv4::sign((USER, PASSWORD), "sts", ("POST", &host, "/"), body.as_bytes());
+        headers.push(("Content-Type".to_owned(), "application/x-www-form-urlencoded".to_owned()));
+        let (status, answer) = http1::request(self.address(), "POST", "/", &headers, body.as_bytes()).unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert_eq!(status, 200, "{answer}");
+        let field = |name: &str| {
+            let (_, rest) = answer.split_once(&format!("<{name}>")).unwrap_or_else(|| panic!("no {name} in {answer}"));
+            rest.split('<').next().unwrap().to_owned()
+        };
+        environment(&[
+            ("AWS_ACCESS_KEY_ID", &field("AccessKeyId")),
+            ("AWS_SECRET_ACCESS_KEY", &field("SecretAccessKey")),
+            ("AWS_SESSION_TOKEN", &field("SessionToken")),
+        ])
+    }
+}
+
+fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}

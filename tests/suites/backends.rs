@@ -1,0 +1,5 @@
+//! Backends against real servers: all must behave alike, fail in time and in the right words, and ask for no more
+//! rights than they need.
+
+mod conformance;
+mod harness;
