@@ -40,13 +40,19 @@ impl Forge {
         for dir in ["keys", "locks", "snapshots", "index", "data"] {
             fs::create_dir_all(root.join(dir)).unwrap();
         }
-        let key = Key { encrypt: [7; 32], mac_k: [8; 16], mac_r: [1; 16] };
-        let mut forge = Self { root: root.to_owned(), key, nonce: 0, packs: Vec::new(), open: Pack::default() };
+        let mut forge =
+            Self { root: root.to_owned(), key: Self::master_key(), nonce: 0, packs: Vec::new(), open: Pack::default() };
         forge.key_file(1 << 10, 8, 1);
         let config = json!({ "version": 2, "id": "ab".repeat(32), "chunker_polynomial": "2c2dab67f2f4b5" });
         let sealed = forge.seal(config.to_string().as_bytes());
         fs::write(root.join("config"), sealed).unwrap();
         forge
+    }
+
+    /// Returns the master key of every forged repository.
+    #[must_use]
+    pub const fn master_key() -> Key {
+        Key { encrypt: [7; 32], mac_k: [8; 16], mac_r: [1; 16] }
     }
 
     /// Adds a key file; absurd parameters are written as they are, with a key that nothing derives.

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::missing_panics_doc, reason = "see above")]
 
+pub mod big_index;
 pub mod engine;
 pub mod fixture;
 pub mod forge;

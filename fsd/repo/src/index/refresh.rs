@@ -55,6 +55,15 @@ enum Message {
     End,
 }
 
+/// What fetching led to.
+#[derive(Default)]
+struct Fetched {
+    /// The store's first error.
+    failed: Option<RepoError>,
+    /// Files that the store has and that are not what it says.
+    unreadable: Vec<IndexId>,
+}
+
 /// What a build led to.
 struct Built {
     segment: Option<Segment>,
@@ -118,7 +127,8 @@ impl Index {
         let fates = next.fates.clone();
         let builder = run_blocking(move || build(&shared, &merged, &fates, receiver, parser.as_ref()));
         let fetcher = fetch(next.load, source, sender);
-        let (built, failed) = futures::join!(builder, fetcher);
+        let (built, Fetched { failed, unreadable }) = futures::join!(builder, fetcher);
+        self.shared.unreadable.lock().extend(unreadable);
         let Built { segment, unreadable } = match built {
             Ok(built) => built?,
             Err(error) => return Ok(Some(error)),
@@ -155,43 +165,44 @@ fn views(segments: &Segments) -> Vec<SegmentView<'_>> {
         .collect()
 }
 
-/// Fetches files and sends them on. Returns the store's first error; no more files are begun after it.
-async fn fetch(load: Vec<ListEntry>, source: Arc<dyn IndexSource>, sender: mpsc::Sender<Message>) -> Option<RepoError> {
+/// Fetches files and sends them on. After the store's first error no more are begun.
+async fn fetch(load: Vec<ListEntry>, source: Arc<dyn IndexSource>, sender: mpsc::Sender<Message>) -> Fetched {
     let room = Arc::new(Semaphore::new(FETCHED_BYTES as usize));
     let concurrency = source.concurrency().max(1);
     let fetches = load.into_iter().map(|entry| {
         let (room, source) = (room.clone(), source.clone());
         async move {
-            let bytes = u32::try_from(entry.len_bytes).unwrap_or(u32::MAX).clamp(1, FETCHED_BYTES);
-            let permit = room.acquire_many_owned(bytes).await.map_err(|_| RepoError::Cancelled)?;
             let id = IndexId(entry.id);
-            match source.fetch(id).await {
-                Ok(stored) => Ok(Some(Message::File { id, stored, _permit: permit })),
-                // A prune removed it after the list was made.
-                Err(RepoError::Backend(error)) if error.kind == BackendErrorKind::NotFound => Ok(None),
-                Err(error) => Err(error),
-            }
+            let bytes = u32::try_from(entry.len_bytes).unwrap_or(u32::MAX).clamp(1, FETCHED_BYTES);
+            let Ok(permit) = room.acquire_many_owned(bytes).await else { return (id, Err(RepoError::Cancelled)) };
+            (id, source.fetch(id).await.map(|stored| Message::File { id, stored, _permit: permit }))
         }
     });
     let mut fetches = futures::stream::iter(fetches).buffer_unordered(concurrency);
-    let mut failed = None;
-    while failed.is_none()
-        && let Some(fetched) = fetches.next().await
+    let mut outcome = Fetched::default();
+    while outcome.failed.is_none()
+        && let Some((id, fetched)) = fetches.next().await
     {
         match fetched {
-            Ok(Some(message)) => {
+            Ok(message) => {
                 if sender.send(message).await.is_err() {
-                    return Some(RepoError::Cancelled);
+                    outcome.failed = Some(RepoError::Cancelled);
                 }
             }
-            Ok(None) => {}
-            Err(error) => failed = Some(error),
+            // A prune removed it after the list was made.
+            Err(RepoError::Backend(error)) if error.kind == BackendErrorKind::NotFound => {}
+            Err(RepoError::Backend(error)) if error.kind == BackendErrorKind::Corrupt => {
+                tracing::warn!(%error, "an index file is left out; run a check of the repository");
+                outcome.unreadable.push(id);
+            }
+            Err(error) => outcome.failed = Some(error),
         }
     }
     if sender.send(Message::End).await.is_err() {
-        return Some(RepoError::Cancelled);
+        // The build ended before and says why.
+        outcome.failed.get_or_insert(RepoError::Cancelled);
     }
-    failed
+    outcome
 }
 
 /// Builds the new segment of a plan from the merged ones and from the files that arrive.

@@ -26,6 +26,8 @@ struct Source {
     broken: Mutex<HashSet<IndexId>>,
     /// The store does not answer for these.
     down: Mutex<HashSet<IndexId>>,
+    /// These are longer than any index file may be.
+    too_long: Mutex<HashSet<IndexId>>,
     fetches: AtomicUsize,
 }
 
@@ -58,6 +60,9 @@ impl IndexSource for Source {
         };
         if self.down.lock().contains(&id) {
             return Err(error(BackendErrorKind::Unavailable).into());
+        }
+        if self.too_long.lock().contains(&id) {
+            return Err(error(BackendErrorKind::Corrupt).into());
         }
         if !self.files.lock().contains_key(&id) {
             return Err(error(BackendErrorKind::NotFound).into());
@@ -274,13 +279,16 @@ fn test_unreadable_index_files_are_left_out_whole() {
     let source = Arc::new(Source::default());
     source.put(1, blobs(0, 300));
     source.put(2, blobs(1000, 300));
+    source.put(3, Vec::new());
     source.broken.lock().insert(file_id(2));
+    source.too_long.lock().insert(file_id(3));
     let index = Index::open(None, &master_key(9), Arc::default());
     assert!(refresh(&index, &source).unwrap());
     assert_equal(&index, &source, 1000..1300);
-    assert_eq!(index.unreadable(), [file_id(2)]);
-    assert!(!refresh(&index, &source).unwrap(), "it is not fetched again");
-    assert_eq!(source.fetches.load(SeqCst), 2);
+    let unreadable: HashSet<_> = index.unreadable().into_iter().collect();
+    assert_eq!(unreadable, HashSet::from([file_id(2), file_id(3)]));
+    assert!(!refresh(&index, &source).unwrap(), "they are not fetched again");
+    assert_eq!(source.fetches.load(SeqCst), 3);
 }
 
 #[test]
