@@ -17,8 +17,15 @@ mod cpu;
 mod decode;
 mod engine;
 mod flight;
+mod heal;
+mod local;
 mod memory;
+mod plan;
 mod pool;
+mod prefetch;
+mod remote;
+mod unit;
+mod window;
 
 use std::fmt;
 use std::ops::Deref;
@@ -26,6 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::backend::Backend;
@@ -37,6 +45,7 @@ use crate::metrics::Metrics;
 
 use engine::Engine;
 use pool::Buffer;
+use prefetch::Unread;
 
 /// What a blob holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,6 +73,8 @@ struct Plain {
     start: usize,
     len_bytes: usize,
     whole: bool,
+    /// There until the first reader of what was fetched ahead.
+    unread: Mutex<Option<Unread>>,
 }
 
 impl Deref for BlobData {
@@ -74,10 +85,15 @@ impl Deref for BlobData {
 }
 
 impl BlobData {
-    fn new(decoded: decode::Decoded) -> Self {
+    fn new(decoded: decode::Decoded, unread: Option<Unread>) -> Self {
         let decode::Decoded { mut buffer, start, len_bytes, whole } = decoded;
         buffer.settle();
-        Self { inner: Arc::new(Plain { buffer, start, len_bytes, whole }) }
+        Self { inner: Arc::new(Plain { buffer, start, len_bytes, whole, unread: Mutex::new(unread) }) }
+    }
+
+    /// Says that somebody reads it.
+    fn touch(&self) {
+        drop(self.inner.unread.lock().take());
     }
 
     /// Returns whether these are all bytes of the blob.
@@ -169,10 +185,7 @@ impl Blobs {
     /// # Errors
     /// No source could serve it, or the deadline passed.
     pub async fn get(&self, id: BlobId, kind: BlobKind, upto: usize) -> RepoResult<BlobData> {
-        match self.engine.try_get(&id, upto) {
-            Some(blob) => Ok(blob),
-            None => self.engine.within_deadline(self.engine.get(id, kind, upto)).await,
-        }
+        self.engine.within_deadline(self.engine.get(id, kind, upto)).await
     }
 
     /// Returns whole blobs, fetched together: neighbours in a pack cost one request.
@@ -193,6 +206,9 @@ impl Blobs {
     /// # Errors
     /// The index could not be read.
     pub fn plain_bytes(&self, id: &BlobId) -> RepoResult<Option<u32>> {
-        Ok(self.engine.lookup(id)?.map(|location| location.plain_bytes()))
+        Ok(self.engine.locate.lookup(id)?.map(|location| location.plain_bytes()))
     }
 }
+
+#[cfg(test)]
+mod tests;

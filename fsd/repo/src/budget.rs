@@ -163,7 +163,7 @@ impl Budget {
         let mut state = self.inner.state.lock();
         let used_bytes = state.used_bytes.checked_add(bytes)?;
         let fits = used_bytes.checked_add(leave_bytes).is_some_and(|sum| sum <= self.inner.limit_bytes);
-        if !fits && !(overdraw && state.working == 0) {
+        if !fits && (!overdraw || state.working > 0) {
             return None;
         }
         state.used_bytes = used_bytes;
@@ -237,6 +237,12 @@ impl Grant {
         Some(Self { inner: Arc::clone(&self.inner), bytes, working: self.working })
     }
 
+    /// Takes in another grant of the same budget.
+    pub(crate) fn merge(&mut self, mut other: Self) {
+        debug_assert!(Arc::ptr_eq(&self.inner, &other.inner), "a grant of another budget");
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// Gives back all but `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
         if let Some(spare_bytes) = self.bytes.checked_sub(bytes) {
@@ -265,3 +271,6 @@ impl Drop for Grant {
         self.inner.give_back(self.bytes, self.working);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,7 +104,7 @@ impl Order {
         self.location.len_bytes as usize
     }
 
-    /// Returns how much memory [`Decoder::decode`] takes from its grant, beside the sealed bytes.
+    /// Returns how much memory decoding takes from its grant if the sealed bytes lie in a buffer of their own, beside that.
     pub(crate) fn output_bytes(&self) -> usize {
         match self.way() {
             Way::Stored { .. } => 0,
@@ -112,6 +112,28 @@ impl Order {
             Way::Prefix(bytes) => size_class(bytes),
         }
     }
+
+    /// Returns how much it takes if the sealed bytes lie among others.
+    pub(crate) fn copied_output_bytes(&self) -> usize {
+        match self.way() {
+            Way::Stored { .. } => size_class(self.sealed_bytes()),
+            Way::Whole | Way::Prefix(_) => self.output_bytes(),
+        }
+    }
+
+    /// Returns whether the plain bytes are stored as they are.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.location.uncompressed_bytes.is_none()
+    }
+}
+
+/// Where sealed bytes lie. They are overwritten.
+#[derive(Debug)]
+pub(crate) enum Sealed<'a> {
+    /// At the beginning of a buffer of their own, which becomes the blob's if it is not compressed.
+    Own(Buffer),
+    /// Somewhere else.
+    Piece(&'a mut [u8]),
 }
 
 /// The plain bytes of a blob, in the buffer that they were decoded into.
@@ -141,18 +163,30 @@ impl Decoder {
         Self { zstd: DCtx::create() }
     }
 
-    /// Decodes a blob whose sealed bytes are the first of `sealed`. The output is paid out of `grant`.
+    /// Decodes a blob. The output is paid out of `grant`.
     ///
     /// The MAC of all sealed bytes is checked before anything else is done with them.
     pub(crate) fn decode(
         &mut self,
         key: &MasterKey,
         order: &Order,
-        mut sealed: Buffer,
+        sealed: Sealed<'_>,
         pool: &Arc<Pool>,
         grant: &mut Grant,
     ) -> Result<Decoded, DecodeError> {
-        let bytes = sealed.get_mut(..order.sealed_bytes()).ok_or_else(|| short("the buffer"))?;
+        let mut sealed = match (sealed, order.is_stored()) {
+            (Sealed::Piece(piece), true) => {
+                let mut own = pool.take(piece.len(), grant).ok_or_else(|| short("the grant"))?;
+                own[..piece.len()].copy_from_slice(piece);
+                Sealed::Own(own)
+            }
+            (sealed, _) => sealed,
+        };
+        let bytes = match &mut sealed {
+            Sealed::Own(buffer) => &mut **buffer,
+            Sealed::Piece(piece) => piece,
+        };
+        let bytes = bytes.get_mut(..order.sealed_bytes()).ok_or_else(|| short("the buffer"))?;
         let plain_bytes = order.location.plain_bytes() as usize;
         let decoded = match order.way() {
             Way::Stored { upto } => {
@@ -161,7 +195,8 @@ impl Decoder {
                 } else {
                     key.open_in_place(bytes)?.len()
                 };
-                Decoded { buffer: sealed, start: NONCE_BYTES, len_bytes, whole: len_bytes == plain_bytes }
+                let Sealed::Own(buffer) = sealed else { return Err(short("the buffer")) };
+                Decoded { buffer, start: NONCE_BYTES, len_bytes, whole: len_bytes == plain_bytes }
             }
             Way::Whole => {
                 let packed = key.open_in_place(bytes)?;

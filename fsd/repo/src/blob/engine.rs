@@ -1,39 +1,57 @@
 //! The engine: who does what on which thread.
+//!
+//! A reader's `get` joins or begins a flight. Its work, alone or with that of neighbours, is a unit, which runs once its
+//! memory is reserved: on a local disk as a whole on a decoding thread (`local`), else as a download on tokio and then on
+//! decoding threads (`remote`). What fails on the way goes to `heal`.
 
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::cpu::{CpuPool, Priority};
-use super::decode::{Decoder, Order};
+use super::decode::{Decoded, Decoder, Order, Sealed};
 use super::flight::{Flight, Flights, Joined, Ticket};
 use super::memory::MemoryCache;
-use super::pool::{Pool, size_class};
+use super::plan::{self, Limits, Run};
+use super::pool::Pool;
+use super::unit::{self, Paid, Unit, Work};
+use super::window::Windows;
 use super::{BlobData, BlobKind, BlobsConfig, Locate};
-use crate::backend::{Backend, FileKind};
+use crate::backend::Backend;
 use crate::budget::{Budget, Grant, Reclaim, cgroup};
 use crate::crypto::MasterKey;
 use crate::error::{RepoError, RepoResult};
 use crate::id::BlobId;
-use crate::index::BlobLocation;
 use crate::metrics::Metrics;
 
 pub(crate) struct Engine {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) locate: Arc<dyn Locate>,
-    key: Arc<MasterKey>,
+    pub(super) key: Arc<MasterKey>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) runtime: Handle,
-    verify: bool,
+    pub(super) verify: bool,
     pub(super) deadline: Duration,
     pub(super) budget: Budget,
-    pool: Arc<Pool>,
-    memory: Arc<MemoryCache>,
-    flights: Arc<Flights>,
-    cpu: CpuPool,
+    pub(super) pool: Arc<Pool>,
+    pub(super) memory: Arc<MemoryCache>,
+    pub(super) windows: Arc<Windows>,
+    pub(super) flights: Arc<Flights>,
+    pub(super) cpu: CpuPool,
+    /// Downloads that nobody waits for: fewer than the store takes, so that a reader finds room.
+    pub(super) ahead: Semaphore,
+    /// Bytes that were fetched ahead, or are on their way, and that nobody has asked for yet.
+    pub(super) unread_bytes: Arc<AtomicUsize>,
+    /// Whether blobs are read on the decoding threads, with no hop over tokio.
+    pub(super) local: AtomicBool,
+    /// When the index was last refreshed because a blob was missing or bad. Held during the refresh.
+    pub(super) refreshed: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl fmt::Debug for Engine {
@@ -42,20 +60,27 @@ impl fmt::Debug for Engine {
             .field("backend", &self.backend)
             .field("budget", &self.budget)
             .field("flights", &self.flights.len())
+            .field("cached_bytes", &self.memory.weight_bytes())
+            .field("windows", &self.windows)
+            .field("pool", &self.pool)
+            .field("cpu", &self.cpu)
             .finish_non_exhaustive()
     }
 }
 
-/// What a blob still needs: the duty to end its flight, how to decode it, and the memory for that.
-#[derive(Debug)]
-pub(super) struct Work {
-    pub(super) ticket: Ticket,
-    pub(super) order: Order,
-    pub(super) grant: Grant,
+/// How far one of many blobs is.
+enum Begun {
+    There(BlobData),
+    /// On its way, begun by this request, for the whole.
+    Own(Arc<Flight>),
+    /// On its way for others, who may need less of it.
+    Others(BlobId),
 }
 
+/// Who gives memory back to the budget: cheapest first.
 struct GiveBack {
     pool: Weak<Pool>,
+    windows: Weak<Windows>,
     memory: Weak<MemoryCache>,
 }
 
@@ -63,6 +88,9 @@ impl Reclaim for GiveBack {
     fn trim(&self, wanted_bytes: usize) {
         if let Some(pool) = self.pool.upgrade() {
             pool.trim(wanted_bytes);
+        }
+        if let Some(windows) = self.windows.upgrade() {
+            windows.trim(wanted_bytes);
         }
     }
 
@@ -79,15 +107,24 @@ impl Engine {
         let limit_bytes = cgroup::cap_bytes(config.memory_bytes, cgroup::memory_limit_bytes());
         let budget = Budget::new(limit_bytes, Arc::clone(&config.metrics));
         let limit_bytes = budget.limit_bytes();
+        // Half for what was decoded. The rest is what moves: a stream over a network at 200 MB/s with 20 ms of latency has
+        // some 16 MiB in flight and in decoding.
+        let memory = Arc::new(MemoryCache::new(limit_bytes / 2));
+        let windows = Arc::new(Windows::new(limit_bytes / 4));
         let pool = Pool::new(limit_bytes / 16);
-        let memory = Arc::new(MemoryCache::new(limit_bytes / 8 * 5));
-        budget.set_reclaim(Box::new(GiveBack { pool: Arc::downgrade(&pool), memory: Arc::downgrade(&memory) }));
+        budget.set_reclaim(Box::new(GiveBack {
+            pool: Arc::downgrade(&pool),
+            windows: Arc::downgrade(&windows),
+            memory: Arc::downgrade(&memory),
+        }));
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let cpu = CpuPool::new(threads).map_err(|error| RepoError::Local {
             what: "start decoding threads".to_owned(),
             reason: error.to_string(),
         })?;
         Ok(Arc::new(Self {
+            local: AtomicBool::new(!config.backend.is_remote()),
+            ahead: Semaphore::new((config.backend.concurrency() / 4 * 3).max(1)),
             backend: config.backend,
             locate: config.locate,
             key: config.key,
@@ -98,19 +135,29 @@ impl Engine {
             budget,
             pool,
             memory,
+            windows,
             flights: Arc::default(),
             cpu,
+            unread_bytes: Arc::default(),
+            refreshed: tokio::sync::Mutex::new(None),
         }))
     }
 
     pub(super) fn try_get(&self, id: &BlobId, upto: usize) -> Option<BlobData> {
-        let blob = self.memory.get(id, upto)?;
-        self.metrics.blob_memory_hits.inc();
-        Some(blob)
+        let found = self.memory.get(id, BlobKind::Data, upto).or_else(|| self.memory.get(id, BlobKind::Tree, upto));
+        self.hit(found)
     }
 
-    pub(super) fn lookup(&self, id: &BlobId) -> RepoResult<Option<BlobLocation>> {
-        self.locate.lookup(id)
+    /// Returns what memory holds for a reader of this kind. Directories that were read as data need not have been hashed.
+    fn cached(&self, id: &BlobId, kind: BlobKind, upto: usize) -> Option<BlobData> {
+        self.hit(self.memory.get(id, kind, upto))
+    }
+
+    fn hit(&self, found: Option<BlobData>) -> Option<BlobData> {
+        let blob = found?;
+        blob.touch();
+        self.metrics.blob_memory_hits.inc();
+        Some(blob)
     }
 
     /// Ends a future that takes longer than the deadline allows, inside or outside of tokio.
@@ -119,160 +166,185 @@ impl Engine {
             let _inside = self.runtime.enter();
             tokio::time::timeout(self.deadline, work)
         };
-        timeout.await.unwrap_or_else(|_| Err(self.too_late()))
-    }
-
-    fn too_late(&self) -> RepoError {
-        RepoError::Deadline { seconds: self.deadline.as_secs() }
+        timeout.await.unwrap_or_else(|_| Err(RepoError::Deadline { seconds: self.deadline.as_secs() }))
     }
 
     pub(super) async fn get(self: &Arc<Self>, id: BlobId, kind: BlobKind, upto: usize) -> RepoResult<BlobData> {
         loop {
+            if let Some(blob) = self.cached(&id, kind, upto) {
+                return Ok(blob);
+            }
             let (flight, own) = match self.flights.join(id, kind, upto, true) {
                 Joined::New(ticket) => {
-                    // A fetch may have ended between our look into memory and this.
-                    if let Some(blob) = self.memory.get(&id, upto) {
-                        ticket.finish(Ok(blob.clone()));
-                        return Ok(blob);
-                    }
                     let flight = ticket.flight();
-                    self.start(ticket, Priority::Foreground);
+                    self.begin(ticket, upto);
                     (flight, true)
                 }
                 Joined::Old(flight) => {
                     self.metrics.blob_joined.inc();
+                    self.hurry(&flight);
                     (flight, false)
                 }
             };
             match flight.wait().await {
                 Ok(blob) if blob.covers(upto) => return Ok(blob),
+                // It had begun with less before we came.
                 Ok(_) => {}
                 Err(error) if own || !matches!(error, RepoError::Deadline { .. } | RepoError::Cancelled) => {
                     return Err(error);
                 }
+                // Others had less time left, or it was a prefetch that found no room.
                 Err(_) => {}
             }
         }
     }
 
     pub(super) async fn get_many(self: &Arc<Self>, ids: &[BlobId], kind: BlobKind) -> Vec<RepoResult<BlobData>> {
-        futures::future::join_all(ids.iter().map(|id| self.within_deadline(self.get(*id, kind, usize::MAX)))).await
-    }
-
-    pub(super) fn prefetch(self: &Arc<Self>, ids: &[BlobId], kind: BlobKind) -> usize {
-        for (taken, id) in ids.iter().enumerate() {
-            if self.memory.get(id, usize::MAX).is_some() {
-                continue;
-            }
-            if self.budget.used_bytes() > self.budget.limit_bytes() / 8 * 7 {
-                return taken;
-            }
-            if let Joined::New(ticket) = self.flights.join(*id, kind, usize::MAX, false) {
-                self.metrics.blob_prefetched.inc();
-                self.start(ticket, Priority::Background);
-            }
-        }
-        ids.len()
-    }
-
-    /// Begins to fetch one blob.
-    fn start(self: &Arc<Self>, ticket: Ticket, priority: Priority) {
-        let id = ticket.id;
-        let location = match self.locate.lookup(&id) {
-            Ok(Some(location)) => location,
-            Ok(None) => return ticket.finish(Err(RepoError::BlobMissing { id })),
-            Err(error) => return ticket.finish(Err(error)),
-        };
-        let order = self.order(&ticket, location);
-        if let Err(error) = order.check() {
-            return ticket.finish(Err(error.on(id, &location)));
-        }
-        let bytes = size_class(order.sealed_bytes()) + order.output_bytes();
-        if let Some(grant) = self.budget.try_reserve(bytes) {
-            return self.dispatch(Work { ticket, order, grant }, priority);
-        }
-        let engine = Arc::clone(self);
-        drop(self.runtime.spawn(async move {
-            let grant = engine.budget.reserve(bytes).await;
-            engine.dispatch(Work { ticket, order, grant }, priority);
-        }));
-    }
-
-    fn order(&self, flight: &Flight, location: BlobLocation) -> Order {
-        let hash = self.verify || self.backend.is_remote() || flight.kind == BlobKind::Tree;
-        Order { id: flight.id, location, upto: flight.upto(), hash }
-    }
-
-    fn dispatch(self: &Arc<Self>, work: Work, priority: Priority) {
-        let engine = Arc::clone(self);
-        if self.backend.is_remote() {
-            drop(self.runtime.spawn(async move {
-                let location = work.order.location;
-                let offset = u64::from(location.offset);
-                let range = offset..offset + u64::from(location.len_bytes);
-                match engine.backend.read_range(FileKind::Pack, &location.pack.0, range).await {
-                    Ok(sealed) => {
-                        let own = Arc::clone(&engine);
-                        engine.cpu.push(
-                            priority,
-                            Box::new(move |decoder| {
-                                own.finish(decoder, work, |buffer| {
-                                    let room = buffer.get_mut(..sealed.len()).ok_or(RepoError::Cancelled)?;
-                                    room.copy_from_slice(&sealed);
-                                    Ok(())
-                                });
-                            }),
-                        );
-                    }
-                    Err(error) => work.ticket.finish(Err(error.into())),
+        let mut works = Vec::new();
+        let begun: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                if let Some(blob) = self.cached(id, kind, usize::MAX) {
+                    return Begun::There(blob);
                 }
-            }));
-            return;
-        }
-        self.cpu.push(
-            priority,
-            Box::new(move |decoder| {
-                let location = work.order.location;
-                let backend = Arc::clone(&engine.backend);
-                let handle = engine.runtime.clone();
-                engine.finish(decoder, work, |buffer| {
-                    let room = &mut buffer[..location.len_bytes as usize];
-                    let offset = u64::from(location.offset);
-                    match backend.read_local(FileKind::Pack, &location.pack.0, offset, room) {
-                        Some(result) => Ok(result?),
-                        None => {
-                            let range = offset..offset + u64::from(location.len_bytes);
-                            let bytes = handle.block_on(backend.read_range(FileKind::Pack, &location.pack.0, range))?;
-                            room.copy_from_slice(&bytes);
-                            Ok(())
-                        }
+                match self.flights.join(*id, kind, usize::MAX, true) {
+                    Joined::New(ticket) => {
+                        let flight = ticket.flight();
+                        works.extend(self.prepare(ticket));
+                        Begun::Own(flight)
                     }
-                });
-            }),
-        );
+                    Joined::Old(flight) => {
+                        self.hurry(&flight);
+                        Begun::Others(*id)
+                    }
+                }
+            })
+            .collect();
+        for (unit, bytes) in self.units(works, Priority::Foreground) {
+            self.launch(unit, bytes);
+        }
+        let waits = begun.into_iter().map(|begun| async move {
+            match begun {
+                Begun::There(blob) => Ok(blob),
+                Begun::Own(flight) => self.within_deadline(flight.wait()).await,
+                Begun::Others(id) => self.within_deadline(self.get(id, kind, usize::MAX)).await,
+            }
+        });
+        futures::future::join_all(waits).await
     }
 
-    fn finish(&self, decoder: &mut Decoder, mut work: Work, fill: impl FnOnce(&mut [u8]) -> RepoResult<()>) {
-        let result = self.fill_and_decode(decoder, &mut work, fill);
-        work.ticket.finish(result);
+    /// Has a prefetch done at once that a reader waits for now.
+    fn hurry(self: &Arc<Self>, flight: &Flight) {
+        if let Some(mut work) = flight.want() {
+            work.order.upto = flight.upto();
+            self.launch_one(work);
+        }
     }
 
-    fn fill_and_decode(
-        &self,
-        decoder: &mut Decoder,
-        work: &mut Work,
-        fill: impl FnOnce(&mut [u8]) -> RepoResult<()>,
-    ) -> RepoResult<BlobData> {
-        self.metrics.blob_fetches.inc();
-        let order = &work.order;
-        let mut sealed = self.pool.take(order.sealed_bytes(), &mut work.grant).ok_or(RepoError::Cancelled)?;
-        fill(&mut sealed)?;
-        let decoded = decoder
-            .decode(&self.key, order, sealed, &self.pool, &mut work.grant)
-            .map_err(|error| error.on(order.id, &order.location))?;
+    fn begin(self: &Arc<Self>, ticket: Ticket, upto: usize) {
+        // A fetch may have ended between our look into memory and our ticket.
+        if let Some(blob) = self.memory.get(&ticket.id, ticket.kind, upto) {
+            return ticket.finish(Ok(blob));
+        }
+        if let Some(work) = self.prepare(ticket) {
+            self.launch_one(work);
+        }
+    }
+
+    /// Finds out where a blob lies. A failure goes to healing.
+    pub(super) fn prepare(self: &Arc<Self>, ticket: Ticket) -> Option<Work> {
+        match self.order(&ticket) {
+            Ok(order) => Some(Work { ticket, order }),
+            Err(error) => {
+                self.heal(ticket, None, error);
+                None
+            }
+        }
+    }
+
+    pub(super) fn order(&self, flight: &Flight) -> RepoResult<Order> {
+        let id = flight.id;
+        let location = self.locate.lookup(&id)?.ok_or(RepoError::BlobMissing { id })?;
+        let hash = self.verify || self.backend.is_remote() || flight.kind == BlobKind::Tree;
+        let order = Order { id, location, upto: flight.upto(), hash };
+        order.check().map_err(|error| error.on(id, &location))?;
+        if flight.kind == BlobKind::Tree && self.backend.is_remote() {
+            self.windows.learn(&location);
+        }
+        Ok(order)
+    }
+
+    fn launch_one(self: &Arc<Self>, work: Work) {
+        let bytes = self.unit_bytes(work.order.sealed_bytes(), &[work.order]);
+        self.launch(Unit::one(work, Priority::Foreground), bytes);
+    }
+
+    /// Puts work together into units, with what memory each takes.
+    pub(super) fn units(&self, works: Vec<Work>, priority: Priority) -> Vec<(Unit, usize)> {
+        let limits = if self.local.load(Relaxed) { Limits::LOCAL } else { Limits::REMOTE };
+        let locations: Vec<_> = works.iter().map(|work| work.order.location).collect();
+        let mut works: Vec<_> = works.into_iter().map(Some).collect();
+        let runs = plan::plan(&locations, limits).into_iter();
+        runs.map(|Run { pack, range, members }| {
+            let works: Vec<_> = members.into_iter().filter_map(|member| works[member].take()).collect();
+            let orders: Vec<_> = works.iter().map(|work| work.order).collect();
+            let bytes = self.unit_bytes((range.end - range.start) as usize, &orders);
+            (Unit::new(pack, range, works, priority), bytes)
+        })
+        .collect()
+    }
+
+    pub(super) fn unit_bytes(&self, range_bytes: usize, orders: &[Order]) -> usize {
+        if self.local.load(Relaxed) {
+            unit::local_bytes(range_bytes, orders)
+        } else {
+            unit::remote_bytes(range_bytes, orders, self.cpu.threads())
+        }
+    }
+
+    /// Reserves memory for a unit, waiting for it if need be, and runs it.
+    pub(super) fn launch(self: &Arc<Self>, unit: Unit, bytes: usize) {
+        if let Some(grant) = self.budget.try_reserve(bytes) {
+            return self.run(Paid { unit, grant });
+        }
+        let engine = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let reserved = engine.within_deadline(async { Ok(engine.budget.reserve(bytes).await) }).await;
+            match reserved {
+                Ok(grant) => engine.run(Paid { unit, grant }),
+                Err(error) => unit.fail(&error),
+            }
+        });
+    }
+
+    /// Runs a unit: all memory that it takes is reserved.
+    pub(super) fn run(self: &Arc<Self>, paid: Paid) {
+        let engine = Arc::clone(self);
+        if self.local.load(Relaxed) {
+            self.cpu.push(paid.unit.priority, Box::new(move |decoder| engine.run_local(decoder, paid)));
+        } else {
+            self.runtime.spawn(async move { engine.run_remote(paid).await });
+        }
+    }
+
+    /// Decodes a blob and ends its flight, or has it healed.
+    pub(super) fn decode(self: &Arc<Self>, decoder: &mut Decoder, work: Work, sealed: Sealed<'_>, grant: &mut Grant) {
+        let Work { ticket, order } = work;
+        match decoder.decode(&self.key, &order, sealed, &self.pool, grant) {
+            Ok(decoded) => {
+                let blob = self.publish(&ticket, decoded);
+                ticket.finish(Ok(blob));
+            }
+            Err(error) => self.heal(ticket, Some(order), error.on(order.id, &order.location)),
+        }
+    }
+
+    /// Puts a decoded blob into the cache.
+    pub(super) fn publish(&self, flight: &Flight, decoded: Decoded) -> BlobData {
         self.metrics.decoded_bytes.add(decoded.len_bytes as u64);
-        let blob = BlobData::new(decoded);
-        self.memory.insert(order.id, blob.clone());
-        Ok(blob)
+        self.metrics.blob_fetches.inc();
+        let blob = BlobData::new(decoded, flight.take_unread());
+        self.memory.insert(flight.id, flight.kind, blob.clone());
+        blob
     }
 }

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::AcqRel, Ordering::Acquire};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::prefetch::Unread;
+use super::unit::{Slot, Work};
 use super::{BlobData, BlobKind};
 use crate::error::{RepoError, RepoResult};
 use crate::id::BlobId;
@@ -20,10 +22,12 @@ pub(crate) struct Flight {
     pub(crate) kind: BlobKind,
     /// The most that anybody wants of it so far.
     upto: AtomicUsize,
-    /// Set by the one job that does the work. A prefetch that a reader joins is queued a second time, in front.
-    claimed: AtomicBool,
     /// Whether a reader waits, or nobody yet.
     wanted: AtomicBool,
+    /// There while it is a prefetch that no reader has joined.
+    unread: Mutex<Option<Unread>>,
+    /// Where the work waits to be begun; dangling before and after that.
+    slot: Mutex<Weak<Slot>>,
     result: OnceLock<RepoResult<BlobData>>,
     done: Notify,
 }
@@ -34,19 +38,32 @@ impl Flight {
         self.upto.load(Acquire)
     }
 
-    /// Returns true to the first caller only: that one does the work.
-    pub(crate) fn claim(&self) -> bool {
-        !self.claimed.swap(true, AcqRel)
+    /// Says where the work waits.
+    pub(crate) fn set_slot(&self, slot: Weak<Slot>) {
+        *self.slot.lock() = slot;
     }
 
-    /// Returns whether the work has not begun.
-    pub(crate) fn is_unclaimed(&self) -> bool {
-        !self.claimed.load(Acquire)
+    /// Counts it among what is fetched ahead.
+    pub(crate) fn set_unread(&self, unread: Unread) {
+        *self.unread.lock() = Some(unread);
+        if self.is_wanted() {
+            drop(self.take_unread());
+        }
     }
 
-    /// Says that a reader waits; returns true the first time.
-    pub(crate) fn want(&self) -> bool {
-        !self.wanted.swap(true, AcqRel)
+    /// Returns the count, to go on with the blob; `None` if a reader has joined.
+    pub(crate) fn take_unread(&self) -> Option<Unread> {
+        self.unread.lock().take()
+    }
+
+    /// Says that a reader waits, and takes the work out of its queue if it waits there still: the caller does it now.
+    pub(crate) fn want(&self) -> Option<Work> {
+        if self.wanted.swap(true, AcqRel) {
+            return None;
+        }
+        drop(self.take_unread());
+        let slot = self.slot.lock().upgrade();
+        slot.and_then(|slot| slot.take())
     }
 
     /// Returns whether a reader waits.
@@ -65,17 +82,12 @@ impl Flight {
             done.await;
         }
     }
-
-    #[cfg(test)]
-    pub(crate) fn is_done(&self) -> bool {
-        self.result.get().is_some()
-    }
 }
 
 /// All fetches under way.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
-    by_id: Mutex<HashMap<BlobId, Arc<Flight>>>,
+    by_id: Mutex<HashMap<(BlobId, BlobKind), Arc<Flight>>>,
 }
 
 /// What [`Flights::join`] found.
@@ -90,7 +102,7 @@ pub(crate) enum Joined {
 impl Flights {
     /// Joins the fetch of a blob or begins one.
     pub(crate) fn join(self: &Arc<Self>, id: BlobId, kind: BlobKind, upto: usize, wanted: bool) -> Joined {
-        match self.by_id.lock().entry(id) {
+        match self.by_id.lock().entry((id, kind)) {
             Entry::Occupied(entry) => {
                 entry.get().upto.fetch_max(upto, AcqRel);
                 Joined::Old(Arc::clone(entry.get()))
@@ -100,8 +112,9 @@ impl Flights {
                     id,
                     kind,
                     upto: AtomicUsize::new(upto),
-                    claimed: AtomicBool::new(false),
                     wanted: AtomicBool::new(wanted),
+                    unread: Mutex::default(),
+                    slot: Mutex::default(),
                     result: OnceLock::new(),
                     done: Notify::new(),
                 });
@@ -145,7 +158,7 @@ impl Ticket {
     fn end(&self, result: RepoResult<BlobData>) {
         if self.flight.result.set(result).is_ok() {
             // Out of the map before the waiters wake: one who needs more than came must not meet it again.
-            self.flights.by_id.lock().remove(&self.flight.id);
+            self.flights.by_id.lock().remove(&(self.flight.id, self.flight.kind));
             self.flight.done.notify_waiters();
         }
     }

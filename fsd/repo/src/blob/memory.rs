@@ -3,14 +3,14 @@
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::BlobData;
+use super::{BlobData, BlobKind};
 use crate::id::BlobId;
 
-/// Decoded blobs by id. Each weighs what its buffer takes, and its buffer holds the grant that pays for it, so bytes that
+/// Decoded blobs by id and kind (data may have a directory's id, and need not have been hashed). Each weighs what its buffer takes, and its buffer holds the grant that pays for it, so bytes that
 /// the cache has evicted but that a reader still holds stay accounted for.
 #[derive(Debug)]
 pub(crate) struct MemoryCache {
-    blobs: Cache<BlobId, BlobData>,
+    blobs: Cache<(BlobId, BlobKind), BlobData>,
 }
 
 impl MemoryCache {
@@ -28,28 +28,23 @@ impl MemoryCache {
     }
 
     /// Returns a blob of which at least `upto` bytes, or all, are there.
-    pub(crate) fn get(&self, id: &BlobId, upto: usize) -> Option<BlobData> {
-        self.blobs.get(id).filter(|blob| blob.covers(upto))
+    pub(crate) fn get(&self, id: &BlobId, kind: BlobKind, upto: usize) -> Option<BlobData> {
+        self.blobs.get(&(*id, kind)).filter(|blob| blob.covers(upto))
     }
 
     /// Takes in a blob and evicts what has no room beside it before returning.
-    pub(crate) fn insert(&self, id: BlobId, blob: BlobData) {
-        self.blobs.insert(id, blob);
+    pub(crate) fn insert(&self, id: BlobId, kind: BlobKind, blob: BlobData) {
+        self.blobs.insert((id, kind), blob);
         // moka evicts in batches of its own choosing; the memory is wanted back now.
         self.blobs.run_pending_tasks();
-    }
-
-    /// Forgets a blob.
-    pub(crate) fn remove(&self, id: &BlobId) {
-        self.blobs.invalidate(id);
     }
 
     /// Forgets all blobs and gives their memory back before returning.
     pub(crate) fn clear(&self) {
         // `invalidate_all` only sets a time mark; entries would stay until maintenance comes across them.
-        let ids: Vec<_> = self.blobs.iter().map(|(id, _)| *id).collect();
-        for id in ids {
-            self.blobs.invalidate(&id);
+        let keys: Vec<_> = self.blobs.iter().map(|(key, _)| *key).collect();
+        for key in keys {
+            self.blobs.invalidate(&key);
         }
         self.blobs.run_pending_tasks();
     }
