@@ -3,5 +3,6 @@
 pub mod cli;
 pub mod filter;
 pub mod fuse;
+pub mod restore;
 pub mod telemetry;
 pub mod walk;

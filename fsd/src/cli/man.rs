@@ -1,8 +1,10 @@
-//! `man`: manual pages, one for the program and one for every verb. For packagers, thus hidden.
+//! `man`: manual pages, one for the program and one for every verb, and completion scripts beside them. For packagers, thus
+//! hidden.
 
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
+use clap_complete::Shell;
 
 use super::{Cli, CliError, CliResult, Exit};
 
@@ -22,7 +24,11 @@ pub(super) fn run(args: &Args) -> CliResult<Exit> {
 
 fn write(directory: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(directory)?;
-    clap_mangen::generate_to(Cli::command().disable_help_subcommand(true), directory)
+    clap_mangen::generate_to(Cli::command().disable_help_subcommand(true), directory)?;
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        clap_complete::generate_to(shell, &mut Cli::command(), "stash-fs", directory)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -39,6 +45,9 @@ mod tests {
             let page = directory.path().join(format!("stash-fs-{}.1", verb.get_name()));
             let text = std::fs::read_to_string(&page).unwrap();
             assert!(text.contains(".SH OPTIONS"), "{}", page.display());
+        }
+        for script in ["stash-fs.bash", "_stash-fs", "stash-fs.fish"] {
+            assert!(directory.path().join(script).is_file(), "{script}");
         }
     }
 }

@@ -70,6 +70,11 @@ pub(super) fn show_time(time: Timestamp) -> String {
     instant(time).to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
+/// Shows a time in the zone of this machine, to the nanosecond and with the offset, as stat(1) does.
+pub(super) fn show_nanos(time: Timestamp) -> String {
+    instant(time).to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S.%9f %z").to_string()
+}
+
 /// Shows a snapshot's time in the zone of this machine, to the second.
 pub(super) fn show_snapshot_time(snapshot: &Snapshot) -> String {
     snapshot.time.with_time_zone(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()

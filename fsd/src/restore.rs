@@ -1,0 +1,262 @@
+//! Restoring: copies trees of a repository into a directory. No FUSE in between.
+//!
+//! How it goes: a planner walks the snapshot, makes directories and whatever has no content, and decides by what is there
+//! already (see [`decide`]); files go in batches to workers that fetch blobs in the order in which they lie in packs,
+//! several runs at once, and write them to their places. A batch's hard links and the metadata of the directories that it
+//! completes follow when its files are done, and batches end in order: so a directory's times are set last.
+//!
+//! Invariants:
+//! * Nothing outside the target is touched: every path is opened from the target's descriptor without following symbolic
+//!   links ([`target`]), and names with `/` or `..` never leave the tree decoder.
+//! * A file stands under its real name only when it is whole: it is written as `.stash-fs.<hash>.part` beside it and renamed.
+//!   The hash is that of path and content, so that a rerun finds the part, checks what it holds and goes on.
+//! * What fails is named, counted and does not end the rest. Memory is bounded by the batches in flight.
+
+mod batch;
+mod content;
+mod decide;
+mod delete;
+mod meta;
+mod plan;
+mod target;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use clap::ValueEnum;
+use futures::StreamExt as _;
+use futures::stream;
+use stash_repo::Repository;
+
+use crate::filter::Filter;
+use crate::walk::Located;
+
+pub use meta::Owner;
+
+/// Batches that are worked on at once: while one waits for its last blobs the next goes on.
+const BATCHES_IN_FLIGHT: usize = 3;
+
+/// restic's `--overwrite`: what becomes of a file that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Overwrite {
+    /// It is replaced, unless its content is the same
+    #[default]
+    Always,
+    /// It is replaced, unless size and modification time are the same
+    IfChanged,
+    /// It is replaced if the snapshot's is newer
+    IfNewer,
+    /// It is kept
+    Never,
+}
+
+/// What is restored, where and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The directory, made if need be. It may be a symbolic link; what is below it is never followed.
+    pub target: PathBuf,
+    /// What is taken.
+    pub filter: Filter,
+    /// What becomes of files that are there.
+    pub overwrite: Overwrite,
+    /// Remove what the snapshot does not hold, as far as the filter takes it.
+    pub delete: bool,
+    /// Change nothing, only tell.
+    pub dry_run: bool,
+    /// Leave holes for zeros.
+    pub sparse: bool,
+    /// Read every restored file again and compare; also files that `if-changed` would skip.
+    pub verify: bool,
+    /// Who owns what is restored.
+    pub owner: Owner,
+}
+
+/// What was done with an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It was not there.
+    Restored,
+    /// It was there and different.
+    Updated,
+    /// It was there and the same.
+    Unchanged,
+    /// It was there and is kept by `--overwrite`.
+    Kept,
+    /// It was removed by `--delete`.
+    Deleted,
+}
+
+/// Who is told what happens. Called from several threads.
+pub trait Observer: Send + Sync {
+    /// Something was done, with this many bytes of content.
+    fn done(&self, action: Action, path: &[u8], bytes: u64);
+    /// Something failed, and the rest goes on.
+    fn failed(&self, path: &[u8], error: &str);
+    /// Something a person should know, once.
+    fn note(&self, text: &str);
+    /// Whether [`Observer::found`] is of use: counting ahead costs a second walk.
+    fn wants_total(&self) -> bool;
+    /// More work was found.
+    fn found(&self, files: u64, bytes: u64);
+    /// Bytes were written.
+    fn wrote(&self, bytes: u64);
+    /// Whether the work should end; what was begun is completed.
+    fn stop(&self) -> bool;
+}
+
+/// The counts of a restore. Entries of all kinds are files here, as in restic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Report {
+    /// Restored or updated.
+    pub files_restored: u64,
+    /// Left as they were.
+    pub files_skipped: u64,
+    /// Removed by `--delete`.
+    pub files_deleted: u64,
+    /// Failed.
+    pub files_failed: u64,
+    /// Bytes of content written.
+    pub bytes_restored: u64,
+    /// Bytes of content that were there.
+    pub bytes_skipped: u64,
+    /// The work was stopped before its end.
+    pub stopped: bool,
+}
+
+/// A restore that could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The target.
+    #[error("open target directory {path}: {source}")]
+    Target {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What is to be restored is a directory without a tree.
+    #[error("the directory has no tree in the repository")]
+    NoTree,
+}
+
+/// Counts under way.
+#[derive(Debug, Default)]
+struct Counters {
+    files_restored: AtomicU64,
+    files_skipped: AtomicU64,
+    files_deleted: AtomicU64,
+    files_failed: AtomicU64,
+    bytes_restored: AtomicU64,
+    bytes_skipped: AtomicU64,
+    /// Owners could not be set and it was said.
+    owner_noted: AtomicBool,
+    /// Attributes could not be set and it was said.
+    xattr_noted: AtomicBool,
+}
+
+/// What all workers share.
+struct Shared {
+    repository: Repository,
+    target: target::Target,
+    options: Options,
+    observer: Arc<dyn Observer>,
+    counters: Counters,
+    privileged: bool,
+    /// How many groups of blobs are fetched or written at once.
+    groups: Arc<tokio::sync::Semaphore>,
+}
+
+impl Shared {
+    fn done(&self, action: Action, path: &[u8], bytes: u64) {
+        let (files, sum) = match action {
+            Action::Restored | Action::Updated => (&self.counters.files_restored, Some(&self.counters.bytes_restored)),
+            Action::Unchanged | Action::Kept => (&self.counters.files_skipped, Some(&self.counters.bytes_skipped)),
+            Action::Deleted => (&self.counters.files_deleted, None),
+        };
+        files.fetch_add(1, Relaxed);
+        if let Some(sum) = sum {
+            sum.fetch_add(bytes, Relaxed);
+        }
+        self.observer.done(action, path, bytes);
+    }
+
+    fn failed(&self, path: &[u8], error: impl std::fmt::Display) {
+        self.counters.files_failed.fetch_add(1, Relaxed);
+        self.observer.failed(path, &error.to_string());
+    }
+
+    /// Says something the first time.
+    fn note_once(&self, said: &AtomicBool, text: &str) {
+        if !said.swap(true, Relaxed) {
+            self.observer.note(text);
+        }
+    }
+
+    fn report(&self) -> Report {
+        let get = |counter: &AtomicU64| counter.load(Relaxed);
+        Report {
+            files_restored: get(&self.counters.files_restored),
+            files_skipped: get(&self.counters.files_skipped),
+            files_deleted: get(&self.counters.files_deleted),
+            files_failed: get(&self.counters.files_failed),
+            bytes_restored: get(&self.counters.bytes_restored),
+            bytes_skipped: get(&self.counters.bytes_skipped),
+            stopped: self.observer.stop(),
+        }
+    }
+}
+
+/// Restores what `from` names: the content of a directory into the target, or one entry under its name.
+///
+/// # Errors
+/// The target cannot be opened, or there is nothing to restore. What fails later is named to the observer and counted.
+pub async fn restore(
+    repository: &Repository,
+    from: Located,
+    options: Options,
+    observer: Arc<dyn Observer>,
+) -> Result<Report, RestoreError> {
+    let target = target::Target::open(&options.target, options.dry_run)
+        .map_err(|source| RestoreError::Target { path: options.target.clone(), source })?;
+    let privileged = rustix::process::geteuid().is_root();
+    let shared = Arc::new(Shared {
+        repository: repository.clone(),
+        target,
+        options,
+        observer,
+        counters: Counters::default(),
+        privileged,
+        groups: Arc::new(tokio::sync::Semaphore::new(content::GROUPS_IN_FLIGHT)),
+    });
+    let tree = from.tree();
+    let (batches, queue) = tokio::sync::mpsc::channel(1);
+    let handle = tokio::runtime::Handle::current();
+    let planner = tokio::task::spawn_blocking({
+        let shared = shared.clone();
+        move || plan::run(&shared, &from, &batches, &handle)
+    });
+    let work = stream::unfold(queue, |mut queue| async { queue.recv().await.map(|batch| (batch, queue)) })
+        .map(|batch| tokio::spawn(content::run(shared.clone(), batch)))
+        .buffered(BATCHES_IN_FLIGHT)
+        .for_each(|batch| {
+            let shared = shared.clone();
+            async move {
+                let batch = join(batch);
+                join(tokio::task::spawn_blocking(move || plan::finish(&shared, batch)).await);
+            }
+        });
+    let count = async {
+        if let Some(tree) = tree.filter(|_| shared.observer.wants_total()) {
+            plan::count(&shared, tree).await;
+        }
+    };
+    let (planned, (), ()) = tokio::join!(planner, work, count);
+    join(planned)?;
+    Ok(shared.report())
+}
+
+/// A worker's panic goes on in the caller.
+fn join<T>(result: Result<T, tokio::task::JoinError>) -> T {
+    result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
