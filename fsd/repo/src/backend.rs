@@ -7,17 +7,24 @@
 //! Invariants: a failed list is an error, never a short list. A read returns exactly the bytes asked for or an error.
 //! Messages carry no secrets: not from the URL, not from a response body.
 
+mod child;
 pub mod connect;
 mod decorated;
 mod error;
+pub mod faulty;
 mod http;
 pub mod local;
 pub mod location;
+pub mod memory;
 mod opendal;
+mod rclone;
+pub mod recorded;
 mod rest;
 mod settings;
+mod sftp;
 
-pub use connect::{ConnectOptions, connect};
+pub use connect::{ConnectOptions, connect, decorated};
+pub use decorated::Operation;
 pub use local::LocalBackend;
 pub use location::Location;
 

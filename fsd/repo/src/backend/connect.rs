@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use url::Url;
+
 use super::decorated::Decorated;
 use super::decorated::bandwidth::Bandwidth;
 use super::decorated::limit::Limit;
@@ -16,8 +18,10 @@ use super::error::Failure;
 use super::local::LocalBackend;
 use super::location::{Location, RestLocation};
 use super::opendal::services;
+use super::rclone::Rclone;
 use super::rest::RestBackend;
 use super::settings::Settings;
+use super::sftp::SftpBackend;
 use super::{Backend, BackendResult};
 use crate::metrics::Metrics;
 
@@ -26,6 +30,9 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Requests in parallel to a REST server. restic's 5 are chosen for uploads; reading ranges is latency times chunks.
 const DEFAULT_REST_CONNECTIONS: usize = 16;
+
+/// Calls in parallel that a store without connections of its own is let have.
+const MIN_PARALLEL: usize = 16;
 
 /// How a store is reached.
 #[derive(Clone)]
@@ -108,7 +115,13 @@ pub async fn connect(location: &Location, options: &ConnectOptions) -> BackendRe
     Ok(decorate(backend, options, parallel, max_attempts))
 }
 
-/// Puts the decorators around a store.
+/// Puts the decorators that [`connect`] uses around any store.
+#[must_use]
+pub fn decorated(backend: Arc<dyn Backend>, options: &ConnectOptions) -> Arc<dyn Backend> {
+    let parallel = backend.concurrency().max(MIN_PARALLEL);
+    decorate(backend, options, parallel, None)
+}
+
 fn decorate(
     backend: Arc<dyn Backend>,
     options: &ConnectOptions,
@@ -138,7 +151,7 @@ async fn reach(location: &Location, options: &ConnectOptions, shown: &str) -> Re
             settings.default_layout()?;
             let connections = settings.connections(super::local::DEFAULT_CONNECTIONS)?;
             // The disk queues by itself; the limit is for threads that a dead network file system holds.
-            let parallel = connections.max(16);
+            let parallel = connections.max(MIN_PARALLEL);
             return Ok((Arc::new(LocalBackend::with_connections(path, connections)), parallel, None));
         }
         Location::S3 { plain_http, endpoint, bucket, prefix } => {
@@ -151,7 +164,16 @@ async fn reach(location: &Location, options: &ConnectOptions, shown: &str) -> Re
         Location::Azure(place) => Arc::new(services::azure(place, &settings, shown)?),
         Location::Swift(place) => Arc::new(services::swift(place, &settings, shown).await?),
         Location::B2(place) => Arc::new(services::b2(place, &settings, shown).await?),
-        Location::Rclone { .. } | Location::Sftp { .. } => return Err(Failure::invalid("not yet")),
+        Location::Rclone { remote } => Arc::new(RestBackend {
+            http: Arc::new(Rclone::new(remote, &settings)?),
+            url: Url::parse("http://localhost/").map_err(|_| Failure::invalid("rclone's address"))?,
+            authorization: None,
+            location: shown,
+            connections: settings.connections(DEFAULT_REST_CONNECTIONS)?,
+        }),
+        Location::Sftp { user, host, port, path } => {
+            Arc::new(SftpBackend::new((user.as_deref(), host, *port), path, &settings, shown)?)
+        }
     };
     let parallel = backend.concurrency();
     Ok((backend, parallel, max_attempts))

@@ -30,6 +30,11 @@ impl Failure {
         Self::new(BackendErrorKind::Corrupt, Retry::Temporary, message)
     }
 
+    /// A range that the store knows to lie beyond the file. Permanent: asking again makes no file longer.
+    pub(super) fn ends_before(end: u64) -> Self {
+        Self::new(BackendErrorKind::Corrupt, Retry::Permanent, format!("the file ends before byte {end}"))
+    }
+
     /// A file that is longer than its kind may be.
     pub(super) fn too_long(limit_bytes: u64) -> Self {
         Self::new(
@@ -47,6 +52,11 @@ impl Failure {
     /// No answer, for now.
     pub(super) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(BackendErrorKind::Unavailable, Retry::Temporary, message)
+    }
+
+    /// Returns whether it is of a kind.
+    pub(super) fn is(&self, kind: BackendErrorKind) -> bool {
+        self.kind == kind
     }
 
     /// Adds to the message.

@@ -191,7 +191,7 @@ pub(super) fn status_failure(status: StatusCode) -> Failure {
         401 | 403 | 407 => (Kind::Denied, Retry::Permanent, "the server refused the credentials or the right"),
         405 | 501 => (Kind::Unsupported, Retry::Permanent, "the server does not do this"),
         409 | 412 => (Kind::Conflict, Retry::Permanent, "the server reports a conflict"),
-        416 => (Kind::Corrupt, Retry::Temporary, "the file ends before the range does"),
+        416 => (Kind::Corrupt, Retry::Permanent, "the file ends before the range does"),
         507 => (Kind::Full, Retry::Permanent, "the server's storage is full"),
         408 | 425 | 429 | 500..=599 => (Kind::Unavailable, Retry::Temporary, "the server cannot answer now"),
         300..=399 => {
@@ -200,6 +200,11 @@ pub(super) fn status_failure(status: StatusCode) -> Failure {
         _ => (Kind::Other, Retry::Permanent, "the server refused the request"),
     };
     Failure::new(kind, retry, format!("{what} (HTTP status {})", status.as_u16()))
+}
+
+/// The file's whole length, out of `Content-Range: bytes 0-9/100`.
+pub(super) fn total_len(headers: &HeaderMap) -> Option<u64> {
+    headers.get(http::header::CONTENT_RANGE)?.to_str().ok()?.rsplit('/').next()?.parse().ok()
 }
 
 /// Reads a body of exactly `len_bytes`.
@@ -264,7 +269,7 @@ mod tests {
             (404, Kind::NotFound, Retry::Permanent),
             (408, Kind::Unavailable, Retry::Temporary),
             (412, Kind::Conflict, Retry::Permanent),
-            (416, Kind::Corrupt, Retry::Temporary),
+            (416, Kind::Corrupt, Retry::Permanent),
             (429, Kind::Unavailable, Retry::Temporary),
             (500, Kind::Unavailable, Retry::Temporary),
             (503, Kind::Unavailable, Retry::Temporary),

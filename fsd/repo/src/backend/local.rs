@@ -116,7 +116,7 @@ impl Inner {
             self.fds.remove(kind, id);
             if error.kind() == io::ErrorKind::UnexpectedEof {
                 let end = offset.saturating_add(buf.len() as u64);
-                return Failure::short(format!("the file ends before byte {end}"));
+                return Failure::ends_before(end);
             }
             error.into()
         })
@@ -321,7 +321,7 @@ impl Backend for LocalBackend {
             let file = inner.open(kind, &name)?;
             // Before memory is taken for a range that a damaged index made up.
             if range.end > file.metadata()?.len() {
-                return Err(Failure::short(format!("the file ends before byte {}", range.end)));
+                return Err(Failure::ends_before(range.end));
             }
             let mut buf: BytesMut = buffer(len_bytes)?;
             inner.fill(&file, kind, &name, range.start, &mut buf)?;

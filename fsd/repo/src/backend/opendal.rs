@@ -84,8 +84,11 @@ impl OpendalBackend {
             return Ok(Bytes::new());
         }
         let read = async {
+            let end = range.end;
             let body = self.body(&kind.path(id), Some(range)).await?;
-            Ok(collect_exact(body, len_bytes).await)
+            let read = collect_exact(body, len_bytes).await;
+            let beyond = read.is_err() && transport::seen().total_len.is_some_and(|total| total < end);
+            Ok(if beyond { Err(Failure::ends_before(end)) } else { read })
         };
         bounded(Bounds::each(len_bytes.saturating_add(SLACK_BYTES)), read).await.map_err(failure)?
     }
@@ -114,7 +117,7 @@ fn failure((error, seen): (opendal::Error, transport::Seen)) -> Failure {
             (Kind::Conflict, Retry::Permanent, "the server reports a conflict")
         }
         ErrorKind::RateLimited => (Kind::Unavailable, Retry::Temporary, "the server asks for fewer requests"),
-        ErrorKind::RangeNotSatisfied => (Kind::Corrupt, Retry::Temporary, "the file ends before the range does"),
+        ErrorKind::RangeNotSatisfied => (Kind::Corrupt, Retry::Permanent, "the file ends before the range does"),
         ErrorKind::ConfigInvalid => {
             (Kind::Invalid, Retry::Permanent, "the store's address, options or credentials are not complete")
         }

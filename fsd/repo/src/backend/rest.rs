@@ -17,7 +17,7 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use url::Url;
 
 use super::error::{Failure, range_len, target};
-use super::http::{Answer, Http, collect, collect_exact, status_failure};
+use super::http::{Answer, Http, collect, collect_exact, status_failure, total_len};
 use super::{Backend, BackendErrorKind, BackendResult, FileKind, ListEntry, Retry};
 use crate::id::Id;
 
@@ -152,6 +152,9 @@ impl RestBackend {
             .header(RANGE, format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
         let answer = self.send(request, Bytes::new()).await?;
         match answer.status {
+            StatusCode::PARTIAL_CONTENT if total_len(&answer.headers).is_some_and(|total| total < range.end) => {
+                Err(Failure::ends_before(range.end))
+            }
             StatusCode::PARTIAL_CONTENT => collect_exact(answer.body, len_bytes).await,
             // The whole file is never read for a piece of it.
             StatusCode::OK => Err(Failure::new(

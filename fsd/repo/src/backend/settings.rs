@@ -18,7 +18,6 @@ const KNOWN: &[&str] = &[
     "rclone.args",
     "rclone.connections",
     "rclone.program",
-    "rclone.timeout",
     "rest.connections",
     "s3.bucket-lookup",
     "s3.connections",

@@ -91,7 +91,7 @@ async fn test_reads_are_exact_or_fail() {
     assert_eq!(&buf, b"6789");
 
     let short = backend.read_range(FileKind::Pack, &id, 8..11).await.unwrap_err();
-    assert_eq!((short.kind, short.retry), (BackendErrorKind::Corrupt, Retry::Temporary));
+    assert_eq!((short.kind, short.retry), (BackendErrorKind::Corrupt, Retry::Permanent));
     let short = backend.read_local(FileKind::Pack, &id, 7, &mut buf).unwrap().unwrap_err();
     assert_eq!(short.kind, BackendErrorKind::Corrupt);
     let absurd = backend.read_range(FileKind::Pack, &id, 0..u64::MAX).await.unwrap_err();

@@ -39,11 +39,19 @@ pub(super) struct Seen {
     /// S3 names the bucket's region when it was asked in another.
     pub(super) region: Option<String>,
     pub(super) transport: Option<Failure>,
+    /// How long the file is as a whole, where a part of it was answered.
+    pub(super) total_len: Option<u64>,
 }
 
 /// Takes what was seen so far in the call that runs.
 pub(super) fn seen() -> Seen {
-    CALL.try_with(|(_, seen)| std::mem::take(&mut *seen.borrow_mut())).unwrap_or_default()
+    let take = |seen: &mut Seen| Seen {
+        status: seen.status,
+        region: seen.region.take(),
+        transport: seen.transport.take(),
+        total_len: seen.total_len,
+    };
+    CALL.try_with(|(_, seen)| take(&mut seen.borrow_mut())).unwrap_or_default()
 }
 
 /// Runs a call to OpenDAL under bounds; a failure comes with what was seen.
@@ -103,7 +111,8 @@ impl<A: Adapt> Transport<A> {
 
 /// Keeps what failed for the end of the call, and tells OpenDAL only that something did.
 fn remember(failure: Failure) -> Error {
-    drop(CALL.try_with(|(_, seen)| seen.borrow_mut().transport = Some(failure)));
+    // Outside a call there is nobody to tell.
+    CALL.try_with(|(_, seen)| seen.borrow_mut().transport = Some(failure)).ok();
     Error::new(ErrorKind::Unexpected, "no answer")
 }
 
@@ -119,6 +128,7 @@ impl<A: Adapt> HttpTransport for Transport<A> {
             let mut seen = seen.borrow_mut();
             let status = response.status();
             seen.status = (!status.is_success()).then_some(status);
+            seen.total_len = super::super::http::total_len(response.headers());
             let region = response.headers().get("x-amz-bucket-region").and_then(|value| value.to_str().ok());
             // It goes into a message: only what a region's name looks like.
             let is_region =
@@ -146,5 +156,5 @@ impl<A: Adapt> HttpTransport for Transport<A> {
 
 /// A body that broke off.
 fn drop_connection() {
-    drop(remember(Failure::unavailable("the connection broke before the answer was whole")));
+    remember(Failure::unavailable("the connection broke before the answer was whole"));
 }
