@@ -262,3 +262,6 @@ async fn read_config(backend: &Arc<dyn Backend>) -> RepoResult<Vec<u8>> {
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests;
