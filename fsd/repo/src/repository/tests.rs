@@ -314,6 +314,30 @@ async fn test_prefetched_trees_come_in_few_requests() {
 }
 
 #[tokio::test]
+async fn test_trees_that_the_cache_cannot_hold_are_kept_one_by_one() {
+    let forged = Forged::plain();
+    // Each takes more than half of a cache of 1 MiB, and more than 1 MiB of JSON.
+    let text = |n: usize| {
+        let entries: Vec<_> = (0..20_000).map(|entry| format!(r#"{{"name":"{entry}-{n}","type":"fifo"}}"#)).collect();
+        format!(r#"{{"nodes":[{}],"padding":"{}"}}"#, entries.join(","), "x".repeat(1 << 20))
+    };
+    let texts: Vec<_> = (0..3).map(text).collect();
+    let trees: Vec<_> = texts.iter().map(|text| (Id::hash(text.as_bytes()), text.as_str())).collect();
+    forged.put_trees(&trees);
+    let small = RepositoryOptions { memory_bytes: 4 << 20, ..options(None) };
+    let repository = Repository::open_with_key(forged.store.clone(), forged.key.clone(), small).await.unwrap();
+    repository.refresh().await.unwrap();
+    let ids: Vec<_> = trees.iter().map(|(id, _)| TreeId(*id)).collect();
+    repository.prefetch_trees(&ids);
+    for id in &ids {
+        assert_eq!(repository.tree(*id).await.unwrap().len(), 20_000);
+    }
+    assert_eq!(repository.metrics().tree_decodes.get(), 3);
+    let kept: Vec<_> = ids.iter().filter(|id| repository.try_tree(id).is_some()).collect();
+    assert_eq!(kept, [&ids[1], &ids[2]]);
+}
+
+#[tokio::test]
 async fn test_damaged_trees_are_errors_that_are_not_kept() {
     let forged = Forged::plain();
     let (good, other, text) = (Id::hash(TREE.as_bytes()), Id::hash(b"other"), "no tree at all");
