@@ -7,4 +7,6 @@ mod damage;
 mod fidelity;
 mod hostile;
 mod root_mount_adapter;
+mod root_vfs_restic;
+mod vfs_forged;
 mod workspace;

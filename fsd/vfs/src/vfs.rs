@@ -10,6 +10,7 @@ mod readahead;
 mod state;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -116,17 +117,18 @@ impl Vfs {
                 (mounted.name, source, mounted.namespace)
             })
             .collect();
-        Self::over(parts, options, table).await
+        Self::over(parts, options, table, list::INTERVAL).await
     }
 
     pub(crate) async fn over(
         parts: Vec<(String, Arc<dyn Source>, NamespaceOptions)>,
         options: VfsOptions,
         table: InodeTable,
+        list_interval: Duration,
     ) -> VfsResult<Self> {
         let owners = Owners::new(options.owner_root, options.uid, options.gid, options.layout_owner);
         let sources: Vec<Arc<dyn Source>> = parts.iter().map(|(_, source, _)| Arc::clone(source)).collect();
-        let (lists, layout) = Lists::open(parts, &owners).await?;
+        let (lists, layout) = Lists::open(parts, &owners, list_interval).await?;
         let inner = Inner {
             owners,
             state: Mutex::new(State::new(table, Arc::new(layout))),
@@ -378,8 +380,11 @@ impl Inner {
         state.readdir(&dir, &tree, ino, offset, plus, sink, &self.owners)?;
         drop(state);
         if offset == 0 {
-            self.ahead.on_readdir(dir.repo, dir.tree, &tree);
+            self.ahead.on_readdir(&self.state, dir.repo, ino, &tree);
         }
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
