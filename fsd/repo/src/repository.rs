@@ -136,7 +136,7 @@ impl Repository {
             verify: options.verify,
             deadline: options.deadline,
         })?;
-        let trees = Trees::new(blobs.clone(), tree_bytes, options.deadline, store.metrics.clone(), runtime);
+        let trees = Trees::new(blobs.clone(), tree_bytes, store.metrics.clone(), runtime);
         let snapshots = Snapshots::new(store.clone(), cache_dir.as_ref().map(|dir| dir.join("snapshots")));
         let inner = Inner { store, config, key_id, cache_dir, blobs, trees, snapshots };
         Ok(Self { inner: Arc::new(inner) })
@@ -262,6 +262,3 @@ async fn read_config(backend: &Arc<dyn Backend>) -> RepoResult<Vec<u8>> {
         Err(error) => Err(error.into()),
     }
 }
-
-#[cfg(test)]
-mod tests;

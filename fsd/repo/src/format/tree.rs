@@ -340,6 +340,3 @@ impl<'a> NodeRef<'a> {
         xattrs.iter().map(|xattr| (xattr.name.of(&tree.bytes), xattr.value.of(&tree.bytes)))
     }
 }
-
-#[cfg(test)]
-mod tests;

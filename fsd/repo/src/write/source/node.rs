@@ -1,0 +1,181 @@
+//! From an inode to what a snapshot says of it, as restic writes it.
+//!
+//! `rustic_core`'s own mapping loses the type bits of character devices, keeps lossy names of extended attributes, and
+//! ignores attributes that cannot be read; so this is ours. Source: restic, `internal/restic/node.go`.
+
+use std::fs::Metadata as Stat;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use rustic_core::repofile::{Metadata, Node, NodeType};
+use serde_json::json;
+
+use super::Ledger;
+use crate::write::users::Names;
+
+// Go's type bits, which restic stores (<https://pkg.go.dev/io/fs#ModeType>).
+const GO_DIR: u32 = 1 << 31;
+const GO_SYMLINK: u32 = 1 << 27;
+const GO_DEVICE: u32 = 1 << 26;
+const GO_PIPE: u32 = 1 << 25;
+const GO_SOCKET: u32 = 1 << 24;
+const GO_SETUID: u32 = 1 << 23;
+const GO_SETGID: u32 = 1 << 22;
+const GO_CHARDEV: u32 = 1 << 21;
+const GO_STICKY: u32 = 1 << 20;
+
+/// The years that restic's times can have, 0000 to 9999; others are stored as the nearest.
+const TIME_RANGE: std::ops::RangeInclusive<i64> = -62_167_219_200..=253_402_300_799;
+/// More extended attributes than an inode can have on Linux's filesystems (64 KiB of names and values each).
+const XATTR_LIMIT_BYTES: usize = 1 << 20;
+
+/// Makes nodes.
+#[derive(Debug)]
+pub(crate) struct NodeMaker {
+    with_atime: bool,
+    users: Names,
+    groups: Names,
+    ledger: Ledger,
+}
+
+impl NodeMaker {
+    pub(crate) fn new(with_atime: bool, ledger: Ledger) -> Self {
+        Self { with_atime, users: Names::users(), groups: Names::groups(), ledger }
+    }
+
+    /// Makes the node of an entry that is named `name` in the snapshot and lies at `path`; `None` if the entry was lost.
+    /// Extended attributes that cannot be read are a loss, but not of the entry.
+    pub(crate) fn make(&self, name: &std::ffi::OsStr, path: &Path, stat: &Stat) -> Option<Node> {
+        let node_type = self.node_type(path, stat)?;
+        let is_dir = stat.is_dir();
+        let mtime = time(stat.mtime(), stat.mtime_nsec());
+        let meta = Metadata {
+            mode: Some(go_mode(stat)),
+            mtime: Some(mtime),
+            atime: Some(if self.with_atime { time(stat.atime(), stat.atime_nsec()) } else { mtime }),
+            ctime: Some(time(stat.ctime(), stat.ctime_nsec())),
+            uid: Some(stat.uid()),
+            gid: Some(stat.gid()),
+            user: self.users.get(stat.uid()).map(str::to_owned),
+            group: self.groups.get(stat.gid()).map(str::to_owned),
+            inode: stat.ino(),
+            device_id: stat.dev(),
+            size: if stat.is_file() { stat.len() } else { 0 },
+            // restic stores no link count for these.
+            links: if is_dir || stat.file_type().is_fifo() || stat.file_type().is_socket() { 0 } else { stat.nlink() },
+            ..Metadata::default()
+        };
+        let mut node = Node::new_node(name, node_type, meta);
+        self.add_xattrs(&mut node, path);
+        Some(node)
+    }
+
+    fn node_type(&self, path: &Path, stat: &Stat) -> Option<NodeType> {
+        let kind = stat.file_type();
+        Some(if kind.is_dir() {
+            NodeType::Dir
+        } else if kind.is_symlink() {
+            match std::fs::read_link(path) {
+                Ok(target) => NodeType::from_link(&target),
+                Err(error) => {
+                    self.ledger.lose(path, "read link", error);
+                    return None;
+                }
+            }
+        } else if kind.is_block_device() {
+            NodeType::Dev { device: stat.rdev() }
+        } else if kind.is_char_device() {
+            NodeType::Chardev { device: stat.rdev() }
+        } else if kind.is_fifo() {
+            NodeType::Fifo
+        } else if kind.is_socket() {
+            NodeType::Socket
+        } else {
+            NodeType::File
+        })
+    }
+
+    fn add_xattrs(&self, node: &mut Node, path: &Path) {
+        let lose = |reason: &dyn std::fmt::Display| self.ledger.lose(path, "read extended attributes", reason);
+        let names = match xattr::list(path) {
+            Ok(names) => names,
+            Err(error) if is_unsupported(&error) => return,
+            Err(error) => return lose(&error),
+        };
+        let mut total = 0;
+        let mut attributes = Vec::new();
+        for name in names {
+            // restic's format has names as text.
+            let Some(text) = name.to_str() else {
+                lose(&format_args!("the name {name:?} is not UTF-8, which the format cannot hold"));
+                continue;
+            };
+            match xattr::get(path, &name) {
+                Ok(Some(value)) => {
+                    total += name.len() + value.len();
+                    if total > XATTR_LIMIT_BYTES {
+                        return lose(&"there is more than 1 MiB of them");
+                    }
+                    attributes.push(json!({"name": text, "value": STANDARD.encode(value)}));
+                }
+                // Removed since the list was made.
+                Ok(None) => {}
+                Err(error) => lose(&format_args!("{text}: {error}")),
+            }
+        }
+        if !attributes.is_empty() {
+            // The type of an attribute has no public name.
+            match serde_json::from_value(attributes.into()) {
+                Ok(attributes) => node.meta.extended_attributes = attributes,
+                Err(error) => lose(&error),
+            }
+        }
+    }
+}
+
+fn is_unsupported(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::NOTSUP, Errno::OPNOTSUPP, Errno::NOSYS]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Maps a mode to Go's, as restic stores it.
+fn go_mode(stat: &Stat) -> u32 {
+    let kind = stat.file_type();
+    let kind_bits = if kind.is_dir() {
+        GO_DIR
+    } else if kind.is_symlink() {
+        GO_SYMLINK
+    } else if kind.is_block_device() {
+        GO_DEVICE
+    } else if kind.is_char_device() {
+        GO_DEVICE | GO_CHARDEV
+    } else if kind.is_fifo() {
+        GO_PIPE
+    } else if kind.is_socket() {
+        GO_SOCKET
+    } else {
+        0
+    };
+    let mode = stat.mode();
+    let bit = |unix: u32, go: u32| if mode & unix == 0 { 0 } else { go };
+    (mode & 0o777) | kind_bits | bit(0o4000, GO_SETUID) | bit(0o2000, GO_SETGID) | bit(0o1000, GO_STICKY)
+}
+
+/// The mode of a directory that is made up, with these permissions.
+pub(crate) const fn dir_mode(permissions: u32) -> u32 {
+    GO_DIR | permissions
+}
+
+fn time(secs: i64, nanos: i64) -> Timestamp {
+    let (secs, nanos) = match (secs < *TIME_RANGE.start(), secs > *TIME_RANGE.end()) {
+        (true, _) => (*TIME_RANGE.start(), 0),
+        (_, true) => (*TIME_RANGE.end(), 0),
+        _ => (secs, nanos),
+    };
+    Timestamp::new(secs, i32::try_from(nanos).unwrap_or(0)).unwrap_or(Timestamp::UNIX_EPOCH)
+}
