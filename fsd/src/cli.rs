@@ -22,6 +22,7 @@ mod diff;
 mod dump;
 mod find;
 mod forget;
+mod from_repo;
 mod init;
 mod key;
 mod ls;
@@ -36,6 +37,7 @@ mod stats;
 mod tag;
 mod umount;
 mod unlock;
+mod writing;
 
 use std::io::Write as _;
 use std::process::ExitCode;

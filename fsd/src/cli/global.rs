@@ -223,6 +223,21 @@ impl Context {
         password::password(&self.global)
     }
 
+    /// Returns a password that is to be set for the repository; asks twice at the terminal if nothing else gives it.
+    ///
+    /// # Errors
+    /// No source gives one; it is empty.
+    pub fn new_password(&self, question: &str) -> CliResult<Zeroizing<String>> {
+        let global = &self.global;
+        let sources = password::Sources {
+            file: global.password_file.as_deref(),
+            command: global.password_command.as_deref(),
+            variable: "RESTIC_PASSWORD",
+            none: global.insecure_no_password,
+        };
+        password::choose_new(&sources, question)
+    }
+
     /// Returns how stores are reached under the options.
     #[must_use]
     pub fn connect_options(&self) -> ConnectOptions {

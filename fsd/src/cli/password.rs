@@ -11,7 +11,7 @@ use super::{CliError, CliResult, GlobalArgs};
 const MAX_PASSWORD_BYTES: u64 = 1 << 20;
 
 /// Variables that hold secrets of ours or of our stores: the password command's child does not get them.
-const SECRET_VARIABLES: &[&str] = &[
+pub(super) const SECRET_VARIABLES: &[&str] = &[
     "RESTIC_PASSWORD",
     "RESTIC_PASSWORD2",
     "RESTIC_FROM_PASSWORD",
@@ -35,10 +35,37 @@ const SECRET_VARIABLES: &[&str] = &[
 /// # Errors
 /// Two sources exclude each other, a source fails, or there is none and no terminal to ask at.
 pub(super) fn password(global: &GlobalArgs) -> CliResult<Zeroizing<String>> {
-    let environment = std::env::var("RESTIC_PASSWORD").ok().filter(|value| !value.is_empty()).map(Zeroizing::new);
-    let file = global.password_file.as_ref().filter(|path| !path.as_os_str().is_empty());
-    let command = global.password_command.as_deref().filter(|command| !command.is_empty());
-    if global.insecure_no_password {
+    let sources = Sources {
+        file: global.password_file.as_deref(),
+        command: global.password_command.as_deref(),
+        variable: "RESTIC_PASSWORD",
+        none: global.insecure_no_password,
+    };
+    choose(&sources, "enter password for repository: ")
+}
+
+/// Where a repository's password may come from.
+#[derive(Debug)]
+pub(super) struct Sources<'a> {
+    /// A file.
+    pub(super) file: Option<&'a std::path::Path>,
+    /// A command line.
+    pub(super) command: Option<&'a str>,
+    /// A variable that holds the password itself.
+    pub(super) variable: &'a str,
+    /// The password is empty.
+    pub(super) none: bool,
+}
+
+/// Takes the password from the one source that is given; asks at the terminal if none is.
+///
+/// # Errors
+/// As [`password`].
+pub(super) fn choose(sources: &Sources<'_>, question: &str) -> CliResult<Zeroizing<String>> {
+    let environment = std::env::var(sources.variable).ok().filter(|value| !value.is_empty()).map(Zeroizing::new);
+    let file = sources.file.filter(|path| !path.as_os_str().is_empty());
+    let command = sources.command.filter(|command| !command.is_empty());
+    if sources.none {
         if file.is_some() || command.is_some() || environment.is_some() {
             return Err(CliError::usage("--insecure-no-password excludes every other source of a password"));
         }
@@ -51,9 +78,29 @@ pub(super) fn password(global: &GlobalArgs) -> CliResult<Zeroizing<String>> {
         (None, Some(path)) => from_file(path),
         (None, None) => match environment {
             Some(password) => Ok(password),
-            None => prompt("enter password for repository: "),
+            None => prompt(question),
         },
     }
+}
+
+/// Takes a password that is to be set: as [`choose`], but asks twice, and takes none that is empty unless that was asked for.
+///
+/// # Errors
+/// As [`password`]; the two differ; it is empty.
+pub(super) fn choose_new(sources: &Sources<'_>, question: &str) -> CliResult<Zeroizing<String>> {
+    let asked = sources.file.is_none_or(|path| path.as_os_str().is_empty())
+        && sources.command.is_none_or(str::is_empty)
+        && std::env::var(sources.variable).unwrap_or_default().is_empty()
+        && !sources.none;
+    let password = choose(sources, question)?;
+    if asked && *prompt("enter password again: ")? != *password {
+        return Err(CliError::usage("the passwords differ"));
+    }
+    if password.is_empty() && !sources.none {
+        return Err(CliError::usage("an empty password is no password")
+            .hint("--insecure-no-password makes a repository that anybody can read"));
+    }
+    Ok(password)
 }
 
 /// Reads a password file: text without the white space around it.

@@ -45,17 +45,15 @@ pub(crate) struct FileState {
     pub(crate) repo: usize,
     tree: Arc<Tree>,
     position: usize,
-    /// Blobs are fetched ahead of a sequential reader.
-    ahead: bool,
-    reading: Mutex<Reading>,
+    pub(crate) reading: Mutex<Reading>,
 }
 
 /// What changes while a file is read. The lock is held for look-ups of lengths (one page of the index each), never over
 /// a wait.
 #[derive(Debug, Default)]
-struct Reading {
+pub(crate) struct Reading {
     content: Content,
-    sequential: Sequential,
+    pub(crate) sequential: Sequential,
 }
 
 /// What one read needs.
@@ -84,8 +82,8 @@ const LOOKUPS_A_TURN: usize = 512;
 const SMALL_BLOB_BYTES: u64 = 128 << 10;
 
 impl FileState {
-    pub(crate) fn new(repo: usize, tree: Arc<Tree>, position: usize, ahead: bool) -> Self {
-        Self { repo, tree, position, ahead, reading: Mutex::default() }
+    pub(crate) fn new(repo: usize, tree: Arc<Tree>, position: usize) -> Self {
+        Self { repo, tree, position, reading: Mutex::default() }
     }
 
     /// The node; the position was valid when the state was made.
@@ -150,7 +148,7 @@ impl FileState {
         let limits = crate::prefetch::limits(source.is_remote());
         let average = self.average_blob_bytes();
         let advice = reading.sequential.on_read(offset, len as u64, blobs, ids.len(), average, &limits);
-        if let Some(ahead) = ids.get(advice.ahead.clone()).filter(|ahead| self.ahead && !ahead.is_empty()) {
+        if let Some(ahead) = ids.get(advice.ahead.clone()).filter(|ahead| !ahead.is_empty()) {
             let taken = source.prefetch_blobs(ahead);
             reading.sequential.taken(advice.stream, advice.ahead.start + taken.min(ahead.len()));
         }

@@ -10,7 +10,6 @@ mod readahead;
 mod state;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -117,18 +116,17 @@ impl Vfs {
                 (mounted.name, source, mounted.namespace)
             })
             .collect();
-        Self::over(parts, options, table, list::INTERVAL).await
+        Self::over(parts, options, table).await
     }
 
     pub(crate) async fn over(
         parts: Vec<(String, Arc<dyn Source>, NamespaceOptions)>,
         options: VfsOptions,
         table: InodeTable,
-        list_interval: Duration,
     ) -> VfsResult<Self> {
         let owners = Owners::new(options.owner_root, options.uid, options.gid, options.layout_owner);
         let sources: Vec<Arc<dyn Source>> = parts.iter().map(|(_, source, _)| Arc::clone(source)).collect();
-        let (lists, layout) = Lists::open(parts, &owners, list_interval).await?;
+        let (lists, layout) = Lists::open(parts, &owners).await?;
         let inner = Inner {
             owners,
             state: Mutex::new(State::new(table, Arc::new(layout))),
@@ -380,11 +378,8 @@ impl Inner {
         state.readdir(&dir, &tree, ino, offset, plus, sink, &self.owners)?;
         drop(state);
         if offset == 0 {
-            self.ahead.on_readdir(&self.state, dir.repo, ino, &tree);
+            self.ahead.on_readdir(dir.repo, dir.tree, &tree);
         }
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

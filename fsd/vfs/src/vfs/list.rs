@@ -16,8 +16,8 @@ use crate::namespace::layout::{Layout, Part, PinnedRoot};
 use crate::namespace::{Namespace, NamespaceOptions};
 use crate::source::Source;
 
-/// A list is looked up again at most this often: one list request.
-pub(super) const INTERVAL: Duration = Duration::from_secs(5);
+/// A list is looked up again at most this often (`docs/design` asks for 5 s; one list request).
+const LIST_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a reader waits for a new list. A store that is slower than this goes on in the background, and readers see the
 /// old list: a directory that hangs helps nobody.
@@ -30,7 +30,7 @@ pub(super) struct Lists {
     repos: Vec<Repo>,
     /// What the layout is built from.
     parts: Mutex<Vec<(String, Part)>>,
-    interval: Duration,
+    pub(super) interval: Duration,
 }
 
 #[derive(Debug)]
@@ -54,7 +54,6 @@ impl Lists {
     pub(super) async fn open(
         parts: Vec<(String, Arc<dyn Source>, NamespaceOptions)>,
         owners: &Owners,
-        interval: Duration,
     ) -> VfsResult<(Self, Layout)> {
         let mut repos = Vec::new();
         let mut built = Vec::new();
@@ -73,7 +72,7 @@ impl Lists {
             built.push((name, part));
         }
         let layout = Layout::build(built.iter().map(|(name, part)| (name.as_str(), part)));
-        let lists = Self { began: Instant::now(), repos, parts: Mutex::new(built), interval };
+        let lists = Self { began: Instant::now(), repos, parts: Mutex::new(built), interval: LIST_INTERVAL };
         Ok((lists, layout))
     }
 

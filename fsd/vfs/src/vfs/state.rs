@@ -177,11 +177,6 @@ impl State {
         }
     }
 
-    /// Returns the tree of a directory below a snapshot, if it is known without I/O.
-    pub(super) fn tree_of(&self, ino: Ino) -> Option<TreeId> {
-        self.dir(ino).map(|dir| dir.tree)
-    }
-
     fn remember(&mut self, ino: Ino, dir: Dir) {
         if self.dirs.len() >= MAX_DIRS {
             self.dirs.clear();
