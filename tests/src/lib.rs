@@ -6,6 +6,7 @@
 
 pub mod big_index;
 pub mod engine;
+pub mod faulty_fs;
 pub mod fixture;
 pub mod forge;
 pub mod memory_tree;
@@ -13,4 +14,3 @@ pub mod mounted;
 pub mod reference;
 pub mod restic;
 pub mod servers;
-pub mod tree_reader;

@@ -33,6 +33,71 @@ impl Restic {
         restic
     }
 
+    /// Makes a repository of this format in a new directory, with our program.
+    #[must_use]
+    pub fn init_with_ours(version: &str) -> Self {
+        let folder = TempDir::with_prefix("stash-fs-ours-").unwrap();
+        let repository = folder.path().join("repository").to_str().unwrap().to_owned();
+        let ours = Self { folder, repository, password: "test password".to_owned() };
+        ours.stash_fs(["init", "--repository-version", version]);
+        ours
+    }
+
+    /// Returns a call of our program on the repository, without a cache.
+    #[must_use]
+    pub fn stash_fs_command(&self) -> Command {
+        let mut command = crate::mounted::stash_fs();
+        command.args(["--no-cache", "--repo", &self.repository]).env("RESTIC_PASSWORD", &self.password);
+        command
+    }
+
+    /// Runs our program, and returns its standard output; panics where it fails.
+    pub fn stash_fs<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
+        crate::fixture::run(self.stash_fs_command().args(arguments))
+    }
+
+    /// Returns the names of all files of a kind (`locks`, `snapshots`, `index`, `keys`, `data`).
+    #[must_use]
+    pub fn files(&self, kind: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut folders = vec![self.path().join(kind)];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    names.push(entry.file_name().into_string().unwrap());
+                }
+            }
+        }
+        names.sort();
+        names
+    }
+
+    /// Lets restic read and check everything.
+    pub fn check_all(&self) {
+        self.run(["check", "--read-data"]);
+    }
+
+    /// Returns the snapshots as restic lists them.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<serde_json::Value> {
+        let text = self.run(["snapshots", "--json", "--no-lock"]);
+        serde_json::from_str::<Option<Vec<_>>>(&text).unwrap().unwrap_or_default()
+    }
+
+    /// Returns the paths and sizes of a snapshot's entries as restic lists them.
+    #[must_use]
+    pub fn entries(&self, snapshot: &str) -> std::collections::BTreeMap<String, serde_json::Value> {
+        let text = self.run(["ls", "--json", "--no-lock", snapshot]);
+        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines
+            .filter(|line| line["struct_type"] == "node")
+            .map(|line| (line["path"].as_str().unwrap().to_owned(), line))
+            .collect()
+    }
+
     /// Returns the repository's directory.
     #[must_use]
     pub fn path(&self) -> PathBuf {
