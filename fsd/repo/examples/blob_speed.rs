@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use stash_repo::backend::local::LocalBackend;
+use stash_repo::cache::disk::DiskCache;
 use stash_repo::crypto::MasterKey;
 use stash_repo::index::BlobLocation;
 use stash_repo::{
@@ -53,8 +54,8 @@ fn main() {
     let root = std::env::args().nth(1).map_or_else(|| temporary.path().to_owned(), Into::into);
     let key = MasterKey::generate();
     let sets = [
-        write(&root, &key, "text, 0.5-2 MiB", 192 << 20, &|n| (512 << 10) + (n * 7919 % 1536 << 10), true),
-        write(&root, &key, "random, 0.5-2 MiB", 192 << 20, &|n| (512 << 10) + (n * 7919 % 1536 << 10), false),
+        write(&root, &key, "text, 0.5-2 MiB", 192 << 20, &|n| (512 << 10) + ((n * 7919 % 1536) << 10), true),
+        write(&root, &key, "random, 0.5-2 MiB", 192 << 20, &|n| (512 << 10) + ((n * 7919 % 1536) << 10), false),
         write(&root, &key, "text, 0.5-64 KiB", 96 << 20, &|n| 512 + (n * 7919 % 64_000), true),
     ];
     let backend: Arc<dyn Backend> = Arc::new(LocalBackend::new(&root));
@@ -70,6 +71,7 @@ fn main() {
                 locate: Arc::clone(&set.places) as Arc<dyn Locate>,
                 key: Arc::new(key.clone()),
                 metrics: Arc::clone(&metrics),
+                disk: DiskCache::disabled(),
                 runtime: runtime.handle().clone(),
                 memory_bytes: 64 << 20,
                 verify: false,
@@ -144,6 +146,7 @@ fn random(runtime: &tokio::runtime::Runtime, backend: &Arc<dyn Backend>, key: &M
             locate: Arc::clone(&set.places) as Arc<dyn Locate>,
             key: Arc::new(key.clone()),
             metrics: Arc::default(),
+            disk: DiskCache::disabled(),
             runtime: runtime.handle().clone(),
             memory_bytes: 0,
             verify: false,
@@ -158,7 +161,7 @@ fn random(runtime: &tokio::runtime::Runtime, backend: &Arc<dyn Backend>, key: &M
                 drop(blobs.get(id, BlobKind::Data, if whole { usize::MAX } else { end }).await.expect("a blob"));
             }
         });
-        figures.push(begun.elapsed() / COUNT as u32);
+        figures.push(begun.elapsed().div_f64(COUNT as f64));
     }
     println!("  {:24} {:?} for 4 KiB, {:?} for the whole blob", "random reads", figures[1], figures[0]);
 }
@@ -245,7 +248,7 @@ fn write(
     Set { name, places: Arc::new(places), order, plain_bytes }
 }
 
-/// Words of a small vocabulary, which zstd packs about three to one as it does source code and logs; or noise.
+/// Phrases and numbers, which zstd packs some four to one as it does source code and logs; or noise.
 fn content(random: &mut u64, len: usize, text: bool) -> Vec<u8> {
     let mut next = || {
         *random ^= *random << 13;
@@ -253,17 +256,16 @@ fn content(random: &mut u64, len: usize, text: bool) -> Vec<u8> {
         *random ^= *random << 17;
         *random
     };
-    let mut bytes = Vec::with_capacity(len + 16);
+    let mut bytes = Vec::with_capacity(len + 64);
     while bytes.len() < len {
         let word = next();
         if text {
-            let length = 3 + (word >> 32) as usize % 6;
-            let mut letters = (word % 4000).wrapping_mul(0x2545_f491_4f6c_dd1d);
-            for _ in 0..length {
-                bytes.push(b'a' + (letters % 26) as u8);
-                letters /= 26;
+            let mut letters = (word % 8192).wrapping_mul(0x2545_f491_4f6c_dd1d);
+            for _ in 0..16 + word % 8192 % 32 {
+                letters = letters.rotate_left(7).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                bytes.push(b"etaoin srhldcum "[(letters >> 60) as usize]);
             }
-            bytes.push(b' ');
+            bytes.extend_from_slice(format!("{}\n", word >> 48).as_bytes());
         } else {
             bytes.extend_from_slice(&word.to_le_bytes());
         }

@@ -37,6 +37,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::backend::Backend;
+use crate::cache::disk::DiskCache;
 use crate::crypto::MasterKey;
 use crate::error::RepoResult;
 use crate::id::BlobId;
@@ -144,6 +145,8 @@ pub struct BlobsConfig {
     pub locate: Arc<dyn Locate>,
     /// What blobs are sealed with.
     pub key: Arc<MasterKey>,
+    /// Ciphertext on disk, for a remote store; not used for a local one.
+    pub disk: DiskCache,
     /// Where figures go.
     pub metrics: Arc<Metrics>,
     /// Where downloads and timers run.

@@ -25,6 +25,9 @@ pub struct Config {
     /// Whether this is the hot part of a repository that `rustic` split into hot and cold.
     #[serde(default)]
     is_hot: Option<bool>,
+    /// Whether `rustic` was told that nothing may be removed.
+    #[serde(default)]
+    append_only: Option<bool>,
 }
 
 impl Config {
@@ -45,6 +48,18 @@ impl Config {
     /// It is not that of a config.
     pub fn parse(json: &[u8]) -> Result<Self, FormatError> {
         serde_json::from_slice(json).map_err(|error| FormatError::new(error.to_string()))
+    }
+
+    /// Fails where nothing may be removed.
+    ///
+    /// # Errors
+    /// `Unsupported`: the repository is append-only.
+    pub fn check_may_remove(&self) -> RepoResult<()> {
+        if self.append_only == Some(true) {
+            let reason = "the repository is append-only: nothing is removed from it".to_owned();
+            return Err(RepoError::Unsupported { reason });
+        }
+        Ok(())
     }
 
     fn supported(self) -> RepoResult<Self> {
@@ -84,6 +99,14 @@ mod tests {
             assert_eq!(config.chunker_polynomial, "3dea92648f6e83");
         }
         open(&json("2", r#","is_hot":false,"append_only":true,"compression":3,"extra_verify":null"#)).unwrap();
+    }
+
+    #[test]
+    fn test_append_only_lets_nothing_be_removed() {
+        assert!(open(&json("2", r#","append_only":true"#)).unwrap().check_may_remove().is_err());
+        for rest in ["", r#","append_only":false"#, r#","append_only":null"#] {
+            open(&json("2", rest)).unwrap().check_may_remove().unwrap();
+        }
     }
 
     #[test]

@@ -210,8 +210,11 @@ pub(crate) fn random_bytes(bytes: &mut [u8]) {
     rand::rng().fill_bytes(bytes);
 }
 
-/// Splits into nonce, ciphertext and MAC.
-fn split(sealed: &[u8]) -> Result<(&[u8; NONCE_BYTES], &[u8], &[u8; MAC_BYTES]), CryptoError> {
+/// Nonce, ciphertext and MAC.
+type Parts<'a> = (&'a [u8; NONCE_BYTES], &'a [u8], &'a [u8; MAC_BYTES]);
+
+/// Splits sealed bytes.
+fn split(sealed: &[u8]) -> Result<Parts<'_>, CryptoError> {
     let short = CryptoError::TooShort { len_bytes: sealed.len() };
     let (nonce, rest) = sealed.split_first_chunk().ok_or(short)?;
     let (ciphertext, mac) = rest.split_last_chunk().ok_or(short)?;

@@ -106,8 +106,14 @@ pub enum RepoError {
     /// Somebody holds a lock that excludes us.
     #[error("the repository is locked by {holder}")]
     Locked {
-        /// Who, since when, which lock.
+        /// Who, since when, which lock: fits after "locked by".
         holder: String,
+    },
+    /// Our own lock was removed by somebody, or is too old to be sure of.
+    #[error("our lock on the repository was lost: {reason}")]
+    LockLost {
+        /// How.
+        reason: String,
     },
     /// A local file (cache, temporary) failed.
     #[error("{what}: {reason}")]

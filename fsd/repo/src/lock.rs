@@ -45,6 +45,9 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// How often a lock file that cannot be read is tried: it may be half written on a store that shows such files.
 const READ_ATTEMPTS: u32 = 4;
 
+/// How often the list is made while locks vanish between list and read.
+const LIST_ROUNDS: u32 = 5;
+
 /// The content of a lock file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockFile {
@@ -100,14 +103,14 @@ impl LockFile {
         old || (!self.hostname.is_empty() && self.hostname == hostname && !is_alive(self.pid))
     }
 
-    /// Says who holds it and since when, for a person.
+    /// Says who holds it and since when, for a person: fits after "locked by".
     #[must_use]
     pub fn holder(&self, id: &Id) -> String {
-        let kind = if self.exclusive { "exclusively " } else { "" };
+        let exclusive = if self.exclusive { "exclusive " } else { "" };
         let stale = if self.is_stale(Timestamp::now(), &self::hostname(), is_alive) { ", stale" } else { "" };
         let name = |text: &str| text.chars().filter(|c| !c.is_control()).take(256).collect::<String>();
         format!(
-            "{kind}by {user}@{host}, pid {pid}, since {time} (lock {id}{stale})",
+            "{user}@{host}, pid {pid}, since {time} ({exclusive}lock {id}{stale})",
             user = name(&self.username),
             host = name(&self.hostname),
             pid = self.pid,
@@ -134,6 +137,7 @@ pub struct FoundLock {
 /// The list failed.
 pub async fn list(access: &Access, except: &HashSet<Id>) -> RepoResult<Vec<FoundLock>> {
     let backend = access.backend();
+    let mut round = 1;
     loop {
         let entries = backend.list(FileKind::Lock).await?;
         let ids = entries.into_iter().filter(|entry| entry.len_bytes > 0 && !except.contains(&entry.id));
@@ -148,9 +152,12 @@ pub async fn list(access: &Access, except: &HashSet<Id>) -> RepoResult<Vec<Found
                 None => vanished = true,
             }
         }
-        if !vanished {
+        // A store whose lists lag behind may name a file for long that is gone.
+        if !vanished || round == LIST_ROUNDS {
             return Ok(found);
         }
+        round += 1;
+        pause(SETTLE).await;
     }
 }
 

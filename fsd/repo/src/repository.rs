@@ -19,6 +19,7 @@ use self::store::Store;
 use self::trees::Trees;
 use crate::backend::{Backend, BackendErrorKind, FileKind};
 use crate::blob::{Blobs, BlobsConfig};
+use crate::cache::disk::DiskCache;
 use crate::config::Config;
 use crate::crypto::MasterKey;
 use crate::error::{RepoError, RepoResult};
@@ -126,7 +127,15 @@ impl Repository {
         let index = Index::open(cache_dir.as_ref().map(|dir| dir.join("index")), &key, metrics.clone());
         let store = Arc::new(Store { backend, key, index, metrics });
         let tree_bytes = options.memory_bytes / TREE_SHARE;
+        let disk = match cache_dir.as_ref().filter(|_| store.backend.is_remote()) {
+            Some(dir) => {
+                let dir = dir.join("blobs");
+                DiskCache::open(dir, options.cache_size_bytes, &store.key, store.metrics.clone())
+            }
+            None => DiskCache::disabled(),
+        };
         let blobs = Blobs::new(BlobsConfig {
+            disk,
             backend: store.backend.clone(),
             locate: Arc::new(store.clone()),
             key: Arc::new(store.key.clone()),
@@ -136,7 +145,7 @@ impl Repository {
             verify: options.verify,
             deadline: options.deadline,
         })?;
-        let trees = Trees::new(blobs.clone(), tree_bytes, store.metrics.clone(), runtime);
+        let trees = Trees::new(blobs.clone(), tree_bytes, options.deadline, store.metrics.clone(), runtime);
         let snapshots = Snapshots::new(store.clone(), cache_dir.as_ref().map(|dir| dir.join("snapshots")));
         let inner = Inner { store, config, key_id, cache_dir, blobs, trees, snapshots };
         Ok(Self { inner: Arc::new(inner) })
@@ -262,3 +271,6 @@ async fn read_config(backend: &Arc<dyn Backend>) -> RepoResult<Vec<u8>> {
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -136,12 +136,6 @@ impl Running {
     pub(super) async fn wait(&mut self) {
         drop(self.child.wait().await);
     }
-
-    /// Returns the process id while it runs.
-    #[cfg(test)]
-    pub(super) fn id(&self) -> Option<u32> {
-        self.child.id()
-    }
 }
 
 /// Splits a command line as a shell does: blanks, single and double quotes, backslashes (restic,

@@ -107,8 +107,12 @@ pub(super) trait Around: std::fmt::Debug + Send + Sync + 'static {
         attempt: impl Fn() -> Attempt<'a, T> + Send + Sync + 'a,
     ) -> impl Future<Output = BackendResult<T>> + Send + 'a;
 
-    /// Makes a call that does not wait on anything but a local disk.
-    fn local(&self, len_bytes: usize, attempt: impl FnOnce() -> BackendResult<()>) -> BackendResult<()> {
+    /// Makes a call that does not wait on anything but a local disk; `None` from a store that is none.
+    fn local(
+        &self,
+        len_bytes: usize,
+        attempt: impl FnOnce() -> Option<BackendResult<()>>,
+    ) -> Option<BackendResult<()>> {
         let _ = len_bytes;
         attempt()
     }
@@ -161,17 +165,7 @@ impl<A: Around> Backend for Decorated<A> {
     }
 
     fn read_local(&self, kind: FileKind, id: &Id, offset: u64, buf: &mut [u8]) -> Option<BackendResult<()>> {
-        // The concern must not be put around a call that the store does not make.
-        let mut result = None;
-        let len = buf.len();
-        let around = self.around.local(len, || match self.inner.read_local(kind, id, offset, buf) {
-            Some(read) => {
-                result = Some(());
-                read
-            }
-            None => Ok(()),
-        });
-        result.map(|()| around)
+        self.around.local(buf.len(), || self.inner.read_local(kind, id, offset, buf))
     }
 
     async fn write(&self, kind: FileKind, id: &Id, content: Bytes) -> BackendResult<()> {

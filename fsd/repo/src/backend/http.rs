@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     fn body(chunks: &[&'static str]) -> Body {
-        Box::pin(futures::stream::iter(chunks.to_vec().into_iter().map(|c| Ok(Bytes::from_static(c.as_bytes())))))
+        Box::pin(futures::stream::iter(chunks.iter().map(|c| Ok(Bytes::from_static(c.as_bytes()))).collect::<Vec<_>>()))
     }
 
     #[tokio::test]

@@ -95,15 +95,17 @@ impl OpendalBackend {
 }
 
 /// What OpenDAL failed of, in our words: its own quote the answer.
+///
+/// The status goes first: that the text of an error was too long or broke off says less than which error it is.
 fn failure((error, seen): (opendal::Error, transport::Seen)) -> Failure {
-    if let Some(failure) = seen.transport {
-        return failure;
-    }
     if let Some(status) = seen.status {
         let mut failure = status_failure(status);
         if let Some(region) = seen.region {
             failure.append(&format!("; the bucket is in region {region}: set -o s3.region={region}"));
         }
+        return failure;
+    }
+    if let Some(failure) = seen.transport {
         return failure;
     }
     use BackendErrorKind as Kind;
@@ -122,9 +124,10 @@ fn failure((error, seen): (opendal::Error, transport::Seen)) -> Failure {
             (Kind::Invalid, Retry::Permanent, "the store's address, options or credentials are not complete")
         }
         ErrorKind::Unsupported => (Kind::Unsupported, Retry::Permanent, "the store does not do this"),
-        _ if error.is_temporary() => (Kind::Unavailable, retry, "the connection broke"),
-        // No status was seen, so no request was answered: signing found nothing to sign with, or a list was no list.
-        _ => (Kind::Other, retry, "no credentials were found, or the answer is not what the store's protocol says"),
+        // A success whose body is not what it should be: cut short, or a list that is none.
+        _ if seen.answered => (Kind::Corrupt, Retry::Temporary, "the answer is not what was asked for"),
+        // No request was made: there was nothing to sign it with.
+        _ => (Kind::Denied, retry, "no credentials were found"),
     };
     Failure::new(kind, retry, message)
 }
@@ -178,7 +181,12 @@ impl Backend for OpendalBackend {
         match self.read_full(FileKind::Config, &Id::default(), 64 << 10).await {
             Err(error) if error.kind == BackendErrorKind::NotFound => {
                 let keys = self.try_list(FileKind::Key).await;
-                keys.map(drop).map_err(|failure| failure.at("create", "repository", &self.location))
+                keys.map(drop).map_err(|mut failure| {
+                    if failure.is(BackendErrorKind::NotFound) {
+                        failure.append("; make the bucket or container first");
+                    }
+                    failure.at("create", "repository", &self.location)
+                })
             }
             Err(error) => Err(error),
             Ok(_) => {

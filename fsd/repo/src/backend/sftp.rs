@@ -150,7 +150,7 @@ impl SftpBackend {
         let written = match written {
             Err(Failed::Answered(failure)) if failure.is(BackendErrorKind::NotFound) && kind != FileKind::Config => {
                 if let Some((folder, _)) = path.rsplit_once('/') {
-                    session.make_folder(folder).await?;
+                    make_folders(session, folder).await?;
                 }
                 session.write_new(&temp, content).await
             }
@@ -171,14 +171,7 @@ impl SftpBackend {
         if session.len(&self.below("config")).await?.is_some() {
             return Err(Failed::Answered(conflict()));
         }
-        let mut parents = String::new();
-        for part in self.root.split_inclusive('/') {
-            parents.push_str(part);
-            let folder = parents.trim_end_matches('/');
-            if !folder.is_empty() && folder != "." {
-                session.make_folder(folder).await?;
-            }
-        }
+        make_folders(session, &self.root).await?;
         for kind in FileKind::LISTED {
             session.make_folder(&self.below(kind.dirname())).await?;
         }
@@ -192,6 +185,19 @@ impl SftpBackend {
             .try_collect()
             .await
     }
+}
+
+/// Makes a folder and those above it.
+async fn make_folders(session: &Session, path: &str) -> Result<(), Failed> {
+    let mut parents = String::new();
+    for part in path.split_inclusive('/') {
+        parents.push_str(part);
+        let folder = parents.trim_end_matches('/');
+        if !folder.is_empty() && folder != "." {
+            session.make_folder(folder).await?;
+        }
+    }
+    Ok(())
 }
 
 fn conflict() -> Failure {

@@ -147,9 +147,13 @@ pub(crate) struct Decoded {
     pub(crate) whole: bool,
 }
 
-/// A thread's kept zstd context.
+/// How much a thread keeps of the buffer that blobs of the disk cache are read into.
+pub(crate) const KEPT_BYTES: usize = 2 << 20;
+
+/// A thread's kept zstd context, and its buffer for the disk cache.
 pub(crate) struct Decoder {
     zstd: DCtx<'static>,
+    kept: Vec<u8>,
 }
 
 impl fmt::Debug for Decoder {
@@ -160,7 +164,19 @@ impl fmt::Debug for Decoder {
 
 impl Decoder {
     pub(crate) fn new() -> Self {
-        Self { zstd: DCtx::create() }
+        Self { zstd: DCtx::create(), kept: Vec::new() }
+    }
+
+    /// Lends the kept buffer.
+    pub(crate) fn take_kept(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.kept)
+    }
+
+    /// Takes the kept buffer back.
+    pub(crate) fn keep(&mut self, mut kept: Vec<u8>) {
+        kept.clear();
+        kept.shrink_to(KEPT_BYTES);
+        self.kept = kept;
     }
 
     /// Decodes a blob. The output is paid out of `grant`.

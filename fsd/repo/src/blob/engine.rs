@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::cpu::{CpuPool, Priority};
-use super::decode::{Decoded, Decoder, Order, Sealed};
+use super::decode::{Decoded, Decoder, KEPT_BYTES, Order, Sealed};
 use super::flight::{Flight, Flights, Joined, Ticket};
 use super::memory::MemoryCache;
 use super::plan::{self, Limits, Run};
@@ -25,6 +25,7 @@ use super::window::Windows;
 use super::{BlobData, BlobKind, BlobsConfig, Locate};
 use crate::backend::Backend;
 use crate::budget::{Budget, Grant, Reclaim, cgroup};
+use crate::cache::disk::DiskCache;
 use crate::crypto::MasterKey;
 use crate::error::{RepoError, RepoResult};
 use crate::id::BlobId;
@@ -42,6 +43,11 @@ pub(crate) struct Engine {
     pub(super) pool: Arc<Pool>,
     pub(super) memory: Arc<MemoryCache>,
     pub(super) windows: Arc<Windows>,
+    /// Switched off for a local store, which is its own disk cache.
+    pub(super) disk: DiskCache,
+    pub(super) disk_enabled: bool,
+    /// Pays for what the decoding threads keep for blobs of the disk cache.
+    _kept: Option<Grant>,
     pub(super) flights: Arc<Flights>,
     pub(super) cpu: CpuPool,
     /// Downloads that nobody waits for: fewer than the store takes, so that a reader finds room.
@@ -111,7 +117,7 @@ impl Engine {
         // some 16 MiB in flight and in decoding.
         let memory = Arc::new(MemoryCache::new(limit_bytes / 2));
         let windows = Arc::new(Windows::new(limit_bytes / 4));
-        let pool = Pool::new(limit_bytes / 16);
+        let pool = Pool::new(limit_bytes / 8);
         budget.set_reclaim(Box::new(GiveBack {
             pool: Arc::downgrade(&pool),
             windows: Arc::downgrade(&windows),
@@ -122,6 +128,11 @@ impl Engine {
             what: "start decoding threads".to_owned(),
             reason: error.to_string(),
         })?;
+        let disk = if config.backend.is_remote() { config.disk } else { DiskCache::disabled() };
+        let mut kept = disk.stats().enabled.then(|| budget.try_reserve(threads * KEPT_BYTES)).flatten();
+        if let Some(kept) = &mut kept {
+            kept.settle();
+        }
         Ok(Arc::new(Self {
             local: AtomicBool::new(!config.backend.is_remote()),
             ahead: Semaphore::new((config.backend.concurrency() / 4 * 3).max(1)),
@@ -136,6 +147,9 @@ impl Engine {
             pool,
             memory,
             windows,
+            disk_enabled: disk.stats().enabled,
+            disk,
+            _kept: kept,
             flights: Arc::default(),
             cpu,
             unread_bytes: Arc::default(),
@@ -322,27 +336,38 @@ impl Engine {
         let engine = Arc::clone(self);
         if self.local.load(Relaxed) {
             self.cpu.push(paid.unit.priority, Box::new(move |decoder| engine.run_local(decoder, paid)));
+        } else if self.disk_enabled && !paid.unit.past_disk {
+            self.cpu.push(paid.unit.priority, Box::new(move |decoder| engine.run_disk(decoder, paid)));
         } else {
             self.runtime.spawn(async move { engine.run_remote(paid).await });
         }
     }
 
-    /// Decodes a blob and ends its flight, or has it healed.
-    pub(super) fn decode(self: &Arc<Self>, decoder: &mut Decoder, work: Work, sealed: Sealed<'_>, grant: &mut Grant) {
+    /// Decodes a blob and ends its flight, or has it healed. Returns whether the bytes were good.
+    pub(super) fn decode(
+        self: &Arc<Self>,
+        decoder: &mut Decoder,
+        work: Work,
+        sealed: Sealed<'_>,
+        grant: &mut Grant,
+    ) -> bool {
         let Work { ticket, order } = work;
         match decoder.decode(&self.key, &order, sealed, &self.pool, grant) {
             Ok(decoded) => {
                 let blob = self.publish(&ticket, decoded);
                 ticket.finish(Ok(blob));
+                true
             }
-            Err(error) => self.heal(ticket, Some(order), error.on(order.id, &order.location)),
+            Err(error) => {
+                self.heal(ticket, Some(order), error.on(order.id, &order.location));
+                false
+            }
         }
     }
 
     /// Puts a decoded blob into the cache.
     pub(super) fn publish(&self, flight: &Flight, decoded: Decoded) -> BlobData {
         self.metrics.decoded_bytes.add(decoded.len_bytes as u64);
-        self.metrics.blob_fetches.inc();
         let blob = BlobData::new(decoded, flight.take_unread());
         self.memory.insert(flight.id, flight.kind, blob.clone());
         blob

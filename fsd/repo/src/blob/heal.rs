@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::BlobData;
 use super::cpu::Priority;
 use super::decode::{Decoded, Decoder, Order, Sealed};
 use super::engine::Engine;
 use super::flight::{Flight, Ticket};
 use super::unit::local_bytes;
+use super::{BlobData, BlobKind};
 use crate::backend::BackendErrorKind;
 use crate::budget::Grant;
 use crate::error::{RepoError, RepoResult};
@@ -46,6 +46,7 @@ impl Engine {
         if let Some(order) = order {
             tracing::debug!(error = %last, blob = %flight.id.0.short(), "a blob is tried again elsewhere");
             self.windows.forget(&order.location);
+            self.disk.remove(&order.id);
             tried.push(order.location);
             if !is_gone(&last) {
                 match self.attempt(flight, order.location).await {
@@ -96,13 +97,14 @@ impl Engine {
         let mut grant = self.budget.reserve(bytes).await;
         // Not `read_local`: that one keeps files open, and a repaired file would not be seen.
         let sealed = self.fetch(location.pack, range).await?;
+        self.metrics.blob_fetches.inc();
         let (done, result) = oneshot::channel();
-        let engine = Arc::clone(self);
+        let (engine, kind) = (Arc::clone(self), flight.kind);
         self.cpu.push(
             Priority::Foreground,
             Box::new(move |decoder| {
                 // The reader may have given up.
-                drop(done.send(engine.decode_attempt(decoder, &order, &sealed, &mut grant)));
+                drop(done.send(engine.decode_attempt(decoder, &order, kind, &sealed, &mut grant)));
             }),
         );
         let decoded = result.await.map_err(|_| RepoError::Cancelled)??;
@@ -113,14 +115,17 @@ impl Engine {
         &self,
         decoder: &mut Decoder,
         order: &Order,
+        kind: BlobKind,
         sealed: &[u8],
         grant: &mut Grant,
     ) -> RepoResult<Decoded> {
         let mut own = self.pool.take(sealed.len(), grant).ok_or(RepoError::Cancelled)?;
         own[..sealed.len()].copy_from_slice(sealed);
-        decoder
+        let decoded = decoder
             .decode(&self.key, order, Sealed::Own(own), &self.pool, grant)
-            .map_err(|error| error.on(order.id, &order.location))
+            .map_err(|error| error.on(order.id, &order.location))?;
+        self.disk.put(&order.id, kind, sealed);
+        Ok(decoded)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Blobs on a local disk: read, checked and decoded on one thread, without a hop.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -8,6 +9,7 @@ use super::engine::Engine;
 use super::pool::Buffer;
 use super::unit::{Paid, Work, slice};
 use crate::backend::FileKind;
+use crate::budget::Grant;
 use crate::error::{RepoError, RepoResult};
 use crate::id::PackId;
 
@@ -26,7 +28,10 @@ impl Engine {
             return;
         };
         match self.read_local(unit.pack, unit.range.start, &mut buffer[..range_bytes]) {
-            Some(Ok(())) => self.decode_local(decoder, works, &unit.range, buffer, &mut grant),
+            Some(Ok(())) => {
+                self.metrics.blob_fetches.add(works.len() as u64);
+                self.decode_local(decoder, works, &unit.range, buffer, &mut grant);
+            }
             Some(Err(error)) => {
                 for Work { ticket, order } in works {
                     self.heal(ticket, Some(order), error.clone());
@@ -53,22 +58,24 @@ impl Engine {
     fn decode_local(
         self: &Arc<Self>,
         decoder: &mut Decoder,
-        works: Vec<Work>,
-        range: &std::ops::Range<u32>,
+        mut works: Vec<Work>,
+        range: &Range<u32>,
         mut buffer: Buffer,
-        grant: &mut crate::budget::Grant,
+        grant: &mut Grant,
     ) {
-        let mut works = works;
         if works.len() == 1
             && let Some(work) = works.pop()
         {
-            return self.decode(decoder, work, Sealed::Own(buffer), grant);
+            self.decode(decoder, work, Sealed::Own(buffer), grant);
+            return;
         }
         // Blobs of a sound pack do not overlap; where an index says that they do, the second one's bytes were overwritten by
         // decrypting the first. Its MAC fails then, and it is healed by a read of its own.
         for work in works {
             match slice(range, &work.order).and_then(|slice| buffer.get_mut(slice)) {
-                Some(piece) => self.decode(decoder, work, Sealed::Piece(piece), grant),
+                Some(piece) => {
+                    self.decode(decoder, work, Sealed::Piece(piece), grant);
+                }
                 None => drop(work),
             }
         }

@@ -1,16 +1,24 @@
 //! The memory cache of decoded blobs.
 
+use std::sync::Arc;
+
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 
 use super::{BlobData, BlobKind};
 use crate::id::BlobId;
 
-/// Decoded blobs by id and kind (data may have a directory's id, and need not have been hashed). Each weighs what its buffer takes, and its buffer holds the grant that pays for it, so bytes that
-/// the cache has evicted but that a reader still holds stay accounted for.
+/// A blob as the cache holds it. Evicting empties it at once: moka itself drops what it evicts some operations later, when
+/// no thread can be looking at it any more, and until then the budget would count memory that nobody has.
+type Held = Arc<Mutex<Option<BlobData>>>;
+
+/// Decoded blobs by id and kind (data may have a directory's id, and need not have been hashed). Each weighs what its buffer
+/// takes, and its buffer holds the grant that pays for it, so bytes that the cache has evicted but that a reader still holds
+/// stay accounted for.
 #[derive(Debug)]
 pub(crate) struct MemoryCache {
-    blobs: Cache<(BlobId, BlobKind), BlobData>,
+    blobs: Cache<(BlobId, BlobKind), Held>,
 }
 
 impl MemoryCache {
@@ -21,20 +29,30 @@ impl MemoryCache {
     pub(crate) fn new(limit_bytes: usize) -> Self {
         let blobs = Cache::builder()
             .max_capacity(limit_bytes as u64)
-            .weigher(|_, blob: &BlobData| u32::try_from(blob.capacity_bytes()).unwrap_or(u32::MAX))
+            .weigher(|_, held: &Held| {
+                let bytes = held.lock().as_ref().map_or(0, BlobData::capacity_bytes);
+                u32::try_from(bytes).unwrap_or(u32::MAX)
+            })
             .eviction_policy(EvictionPolicy::lru())
+            .eviction_listener(|_, held, _| {
+                let blob = held.lock().take();
+                // Not under the lock.
+                drop(blob);
+            })
             .build();
         Self { blobs }
     }
 
     /// Returns a blob of which at least `upto` bytes, or all, are there.
     pub(crate) fn get(&self, id: &BlobId, kind: BlobKind, upto: usize) -> Option<BlobData> {
-        self.blobs.get(&(*id, kind)).filter(|blob| blob.covers(upto))
+        let held = self.blobs.get(&(*id, kind))?;
+        let held = held.lock();
+        held.as_ref().filter(|blob| blob.covers(upto)).cloned()
     }
 
     /// Takes in a blob and evicts what has no room beside it before returning.
     pub(crate) fn insert(&self, id: BlobId, kind: BlobKind, blob: BlobData) {
-        self.blobs.insert((id, kind), blob);
+        self.blobs.insert((id, kind), Arc::new(Mutex::new(Some(blob))));
         // moka evicts in batches of its own choosing; the memory is wanted back now.
         self.blobs.run_pending_tasks();
     }
@@ -52,5 +70,11 @@ impl MemoryCache {
     /// Returns how many bytes of buffers it holds.
     pub(crate) fn weight_bytes(&self) -> u64 {
         self.blobs.weighted_size()
+    }
+}
+
+impl Drop for MemoryCache {
+    fn drop(&mut self) {
+        self.clear();
     }
 }

@@ -1,4 +1,4 @@
-//! Blobs from afar: downloads side by side on tokio, decoded on the decoding threads.
+//! Blobs from afar: out of the disk cache, or downloaded side by side on tokio; decoded on the decoding threads.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::BlobKind;
 use super::cpu::Priority;
-use super::decode::{Decoder, Sealed};
+use super::decode::{Decoder, Order, Sealed};
 use super::engine::Engine;
 use super::unit::{Paid, Work, scratch_bytes, slice};
 use super::window::Entered;
@@ -31,6 +31,40 @@ struct Arrived {
 }
 
 impl Engine {
+    /// Takes what it can from the disk cache, on a decoding thread, and sends for the rest.
+    pub(super) fn run_disk(self: &Arc<Self>, decoder: &mut Decoder, paid: Paid) {
+        let Paid { mut unit, mut grant } = paid;
+        let mut sealed = decoder.take_kept();
+        let mut missing = Vec::new();
+        for work in unit.take() {
+            if !self.disk.get_into(&work.order.id, work.ticket.kind, &mut sealed) {
+                missing.push(work);
+                continue;
+            }
+            if sealed.len() != work.order.sealed_bytes() {
+                // Another pack's copy of the blob, packed otherwise. It is as good, but not what was paid for.
+                missing.push(work);
+                continue;
+            }
+            // The cache's own seal says that these bytes were put under this id, after they had been hashed.
+            let hash = self.verify || work.ticket.kind == BlobKind::Tree;
+            let work = Work { order: Order { hash, ..work.order }, ..work };
+            let Some(mut own) = grant.split(work.order.copied_output_bytes()) else {
+                tracing::error!(id = %work.order.id.0.short(), "a blob was not paid for");
+                continue;
+            };
+            // Counted before the waiter is told: who has the blob finds it counted.
+            self.metrics.blob_disk_hits.inc();
+            self.decode(decoder, work, Sealed::Piece(&mut sealed), &mut own);
+        }
+        decoder.keep(sealed);
+        drop(grant);
+        for (mut unit, bytes) in self.units(missing, unit.priority) {
+            unit.past_disk = true;
+            self.launch(unit, bytes);
+        }
+    }
+
     /// Downloads a unit and hands it to the decoding threads.
     pub(super) async fn run_remote(self: &Arc<Self>, paid: Paid) {
         let _permit = match paid.unit.priority {
@@ -180,7 +214,11 @@ impl Engine {
                 })
             };
             if let Some(own) = own {
-                self.decode(decoder, work, own, &mut grant);
+                self.metrics.blob_fetches.inc();
+                let (id, kind, hashed) = (work.order.id, work.ticket.kind, work.order.hash);
+                if self.decode(decoder, work, own, &mut grant) && hashed {
+                    self.disk.put(&id, kind, sealed);
+                }
             }
         }
     }

@@ -265,8 +265,8 @@ impl Inner {
         let room = core.queued_bytes.fetch_add(bytes, Relaxed) + bytes <= QUEUE_BYTES.max(bytes);
         let sent = room
             && self.queue.as_ref().is_some_and(|queue| {
-                let mut record = vec![0; RECORD_HEADER_BYTES];
-                record.reserve_exact(ciphertext.len());
+                let mut record = Vec::with_capacity(bytes);
+                record.resize(RECORD_HEADER_BYTES, 0);
                 record.extend_from_slice(ciphertext);
                 queue.try_send(Work::Put { id: *id, kind, record }).is_ok()
             });

@@ -43,10 +43,8 @@ fn fraction(text: &[u8]) -> Option<(u32, &[u8])> {
     if len == 0 {
         return None;
     }
-    let mut nanos = 0;
-    for place in 0..9 {
-        nanos = nanos * 10 + if place < len { u32::from(digits[place] - b'0') } else { 0 };
-    }
+    let zeros = std::iter::repeat(&b'0');
+    let nanos = digits[..len].iter().chain(zeros).take(9).fold(0, |nanos, digit| nanos * 10 + u32::from(digit - b'0'));
     Some((nanos, &digits[len..]))
 }
 

@@ -340,3 +340,6 @@ impl<'a> NodeRef<'a> {
         xattrs.iter().map(|xattr| (xattr.name.of(&tree.bytes), xattr.value.of(&tree.bytes)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -210,12 +210,7 @@ impl Build {
         if self.files.is_empty() {
             return Ok(None);
         }
-        if self.run_lens.is_empty() {
-            self.buffer.sort_unstable();
-        } else if !self.buffer.is_empty() {
-            self.spool_run()?;
-            self.buffer = Vec::new();
-        }
+        self.sort_last()?;
         let id: SegmentId = rand::random();
         if let Some(dir) = self.dir.clone() {
             match self.write_file(&dir, id) {
@@ -228,6 +223,24 @@ impl Build {
         // A new name: the pages that were written under the old one may differ from those of this attempt.
         let storage = self.write(Storage::Memory(Vec::new()), rand::random())?;
         self.open(storage, None).map(Some)
+    }
+
+    /// Writes the segment under a given name, in memory.
+    #[cfg(test)]
+    pub(super) fn finish_as(mut self, id: SegmentId) -> Result<Storage, BuildError> {
+        self.sort_last()?;
+        self.write(Storage::Memory(Vec::new()), id)
+    }
+
+    /// Sorts what is left in the buffer; a run of its own if there are others, to free the buffer.
+    fn sort_last(&mut self) -> Result<(), BuildError> {
+        if self.run_lens.is_empty() {
+            self.buffer.sort_unstable();
+        } else if !self.buffer.is_empty() {
+            self.spool_run()?;
+            self.buffer = Vec::new();
+        }
+        Ok(())
     }
 
     fn write_file(&self, dir: &Dir, id: SegmentId) -> Result<Segment, BuildError> {

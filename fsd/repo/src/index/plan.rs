@@ -137,7 +137,9 @@ mod tests {
     fn test_plan_table() {
         use Fate::{Drop, Keep, Merge};
         type Segments = &'static [(&'static [u8], u64, bool)];
-        let table: &[(&str, Segments, &[u8], &[u8], Vec<Fate>, &[u8])] = &[
+        /// What it is about, the segments, the listed files, the unreadable ones, the fates, the files to load.
+        type Row = (&'static str, Segments, &'static [u8], &'static [u8], Vec<Fate>, &'static [u8]);
+        let table: &[Row] = &[
             ("nothing", &[], &[], &[], vec![], &[]),
             ("first build", &[], &[1, 2], &[], vec![], &[1, 2]),
             ("up to date", &[(&[1, 2], 9, false)], &[1, 2], &[], vec![Keep], &[]),

@@ -75,12 +75,20 @@ impl Index {
     /// returns whether anything changed. Readers go on with what was there until the new state replaces it at once.
     ///
     /// An index file that cannot be decoded is left out with a warning ([`Index::unreadable`]). If the store fails, what
-    /// was fetched until then is kept.
+    /// was fetched until then is kept. An empty list changes nothing: no repository with anything to read has one, but a
+    /// store whose disk is not mounted has.
+    ///
+    /// Dropping the future gives up; nothing is half done then.
     ///
     /// # Errors
     /// The store failed, or neither disk nor memory took the result.
     pub async fn refresh(&self, listed: &[ListEntry], source: Arc<dyn IndexSource>) -> RepoResult<bool> {
         let _one_at_a_time = self.shared.refreshing.lock().await;
+        if listed.is_empty() && !self.shared.segments().is_empty() {
+            tracing::warn!("the store lists no index files any more: the index stays as it is");
+            return Ok(false);
+        }
+        self.forget_unlisted(listed);
         let mut changed = false;
         for _ in 0..ATTEMPTS {
             let skip = self.shared.unreadable.lock().clone();
@@ -111,6 +119,15 @@ impl Index {
             what: "index segments".to_owned(),
             reason: "damaged again and again while they were rebuilt; check the disk of the cache".to_owned(),
         })
+    }
+
+    /// Forgets unreadable files that are gone.
+    fn forget_unlisted(&self, listed: &[ListEntry]) {
+        let mut unreadable = self.shared.unreadable.lock();
+        if !unreadable.is_empty() {
+            let listed: HashSet<_> = listed.iter().map(|entry| IndexId(entry.id)).collect();
+            unreadable.retain(|id| listed.contains(id));
+        }
     }
 
     /// Carries out a plan. Returns the store's error if not all files could be fetched; the others are taken in.

@@ -44,7 +44,7 @@ pub async fn search(backend: &Arc<dyn Backend>, password: &str, hint: Option<&st
             Err(error) if error.kind == BackendErrorKind::NotFound => continue,
             Err(error) => {
                 tracing::warn!(key = %id.short(), %error, "a key file cannot be read");
-                failures.store.get_or_insert(error.into());
+                failures.store.get_or_insert_with(|| error.into());
                 continue;
             }
         };

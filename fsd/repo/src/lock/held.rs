@@ -179,6 +179,7 @@ impl Held {
         let mut result = Ok(());
         for id in locked.files.set() {
             if let Err(error) = remove_one(locked.access.backend(), &id).await {
+                tracing::warn!(lock = %id.short(), %error, "our lock cannot be removed; it will be stale in half an hour");
                 result = Err(error);
             }
         }
@@ -203,8 +204,8 @@ async fn refresh_until_stopped(
         }
         wait = match refresh(&access, exclusive, &files, &lease).await {
             Ok(()) => REFRESH_EVERY,
-            Err(RepoError::Locked { holder }) => {
-                lease.lose(RepoError::Locked { holder });
+            Err(error @ RepoError::LockLost { .. }) => {
+                lease.lose(error);
                 stop.notified().await;
                 return;
             }
@@ -222,9 +223,8 @@ async fn refresh(access: &Access, exclusive: bool, files: &Files, lease: &Lease)
     let own = files.set();
     let present = access.backend().list(FileKind::Lock).await?;
     if !present.iter().any(|entry| own.contains(&entry.id)) {
-        return Err(RepoError::Locked {
-            holder: "nobody that is known: our own lock was removed by somebody else. The work was stopped".to_owned(),
-        });
+        let reason = "somebody removed it, and may work alone by now; the work was stopped".to_owned();
+        return Err(RepoError::LockLost { reason });
     }
     let taken_at = since_boot();
     let id = write(access, &LockFile::of_this_process(exclusive)).await?;
@@ -234,7 +234,7 @@ async fn refresh(access: &Access, exclusive: bool, files: &Files, lease: &Lease)
         match remove_one(access.backend(), &old).await {
             Ok(()) => files.0.lock().retain(|id| *id != old),
             Err(error) => {
-                tracing::warn!(lock = %old.short(), %error, "an old lock file cannot be removed; trying again")
+                tracing::warn!(lock = %old.short(), %error, "an old lock file cannot be removed; trying again");
             }
         }
     }

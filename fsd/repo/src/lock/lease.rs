@@ -53,7 +53,7 @@ impl Lease {
     /// Fails once the lease has ended.
     ///
     /// # Errors
-    /// `Locked`: the lock was removed by somebody, or could not be refreshed for too long.
+    /// `LockLost`: the lock was removed by somebody, or could not be refreshed for too long.
     pub fn check(&self) -> RepoResult<()> {
         if let Some(reason) = &*self.0.lost.lock() {
             return Err(reason.clone());
@@ -62,11 +62,8 @@ impl Lease {
         if now <= self.0.ends_at.load(Ordering::Acquire) {
             return Ok(());
         }
-        Err(RepoError::Locked {
-            holder: "nobody that is known: our own lock could not be refreshed, and others may take it for stale. \
-                     The work was stopped"
-                .to_owned(),
-        })
+        let reason = "it could not be refreshed, and others may take it for stale; the work was stopped".to_owned();
+        Err(RepoError::LockLost { reason })
     }
 }
 

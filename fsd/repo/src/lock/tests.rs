@@ -146,7 +146,7 @@ async fn test_a_lease_ends() {
     let lease = Lease::until(lease::since_boot(), Duration::from_secs(60));
     lease.check().unwrap();
     lease.renew(Duration::ZERO, Duration::from_millis(1));
-    assert!(matches!(lease.check(), Err(RepoError::Locked { .. })), "a lease that ended after boot lets write");
+    assert!(matches!(lease.check(), Err(RepoError::LockLost { .. })), "a lease that ended after boot lets write");
     lease.renew(lease::since_boot(), Duration::from_secs(60));
     lease.check().unwrap();
     lease.lose(RepoError::Cancelled);
@@ -165,7 +165,7 @@ async fn test_refresh_writes_anew_and_a_removed_lock_is_lost() {
     assert_eq!((before.len(), after.len()), (1, 1));
     assert_ne!(before[0].id, after[0].id);
     remove(&access, true).await.unwrap();
-    assert!(matches!(held.refresh_now().await, Err(RepoError::Locked { .. })));
+    assert!(matches!(held.refresh_now().await, Err(RepoError::LockLost { .. })));
     assert!(store.list(FileKind::Lock).await.unwrap().is_empty(), "a lock that was taken away was written again");
     held.release().await.unwrap();
 }

@@ -80,7 +80,7 @@ impl Snapshots {
         let read = self.read(missing).await?;
         self.keep(&listed, read).await;
         let mut all: Vec<_> = self.known.lock().snapshots.values().cloned().collect();
-        all.sort_by(|a, b| (a.time.timestamp(), a.id).cmp(&(b.time.timestamp(), b.id)));
+        all.sort_by_key(|snapshot| (snapshot.time.timestamp(), snapshot.id));
         Ok(all)
     }
 

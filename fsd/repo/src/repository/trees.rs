@@ -1,11 +1,13 @@
 //! Directories, decoded and kept.
 //!
 //! Invariants: a tree is decoded once, however many ask for it at once. What is fetched is never lost because the one who
-//! asked went away: every fetch is a task of the runtime. Errors are not kept.
+//! asked went away: every fetch is a task of the runtime. Errors are not kept. Of large trees one is on its way at a time, and
+//! small ones come in batches of bounded length, so that a hostile repository cannot fill memory by being walked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::{FutureExt as _, Shared};
 use moka::policy::EvictionPolicy;
@@ -22,8 +24,13 @@ use crate::metrics::Metrics;
 
 /// What the cache itself takes for an entry (moka's nodes, the key), by its documentation and rounded up.
 const ENTRY_BYTES: usize = 256;
-/// JSON above this is decoded on a thread that may block: 1 MiB takes some milliseconds.
+/// JSON above this is decoded on a thread that may block, one at a time: 1 MiB takes some milliseconds.
 const LARGE_TREE_BYTES: usize = 1 << 20;
+/// The most JSON of a batch.
+const BATCH_BYTES: usize = 2 << 20;
+/// How many trees are kept beside the cache that it could not hold: two, for those who compare two snapshots. A directory of
+/// 100,000 entries would otherwise be decoded for each of them.
+const HUGE_TREES: usize = 2;
 /// How many trees are fetched together: enough to share requests, few enough that the first does not wait for long.
 const BATCH: usize = 32;
 /// The most trees on their way ahead of a reader.
@@ -32,6 +39,8 @@ const AHEAD_LIMIT: usize = 512;
 type Reply = RepoResult<Arc<Tree>>;
 /// What the others wait for while one fetches.
 type Flight = Shared<oneshot::Receiver<Reply>>;
+/// A tree to fetch, and who is told.
+type Wanted = (TreeId, oneshot::Sender<Reply>);
 
 /// The decoded trees of a repository. Cheap to clone.
 #[derive(Clone)]
@@ -42,8 +51,15 @@ pub(super) struct Trees {
 struct Inner {
     blobs: Blobs,
     cache: Cache<TreeId, Arc<Tree>>,
+    /// Trees of more than this do not go into the cache.
+    huge_bytes: usize,
+    /// The last of those.
+    huge: Mutex<VecDeque<(TreeId, Arc<Tree>)>>,
     /// Trees that are being fetched.
     flights: Mutex<HashMap<TreeId, Flight>>,
+    /// Held while a large tree is fetched and decoded; nothing else is waited for while it is, but the engine.
+    large: tokio::sync::Mutex<()>,
+    deadline: Duration,
     metrics: Arc<Metrics>,
     runtime: Handle,
 }
@@ -55,19 +71,36 @@ impl fmt::Debug for Trees {
 }
 
 impl Trees {
-    pub(super) fn new(blobs: Blobs, memory_bytes: usize, metrics: Arc<Metrics>, runtime: Handle) -> Self {
+    pub(super) fn new(
+        blobs: Blobs,
+        memory_bytes: usize,
+        deadline: Duration,
+        metrics: Arc<Metrics>,
+        runtime: Handle,
+    ) -> Self {
         let cache = Cache::builder()
             .max_capacity(memory_bytes as u64)
             .weigher(|_, tree: &Arc<Tree>| u32::try_from(tree.weight_bytes() + ENTRY_BYTES).unwrap_or(u32::MAX))
             // Trees that were fetched ahead have no history: a policy that asks for one would throw them away.
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        Self { inner: Arc::new(Inner { blobs, cache, flights: Mutex::default(), metrics, runtime }) }
+        let inner = Inner {
+            blobs,
+            cache,
+            huge_bytes: memory_bytes / 2,
+            huge: Mutex::default(),
+            flights: Mutex::default(),
+            large: tokio::sync::Mutex::default(),
+            deadline,
+            metrics,
+            runtime,
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Returns a tree if memory holds it.
     pub(super) fn try_get(&self, id: &TreeId) -> Option<Arc<Tree>> {
-        let tree = self.inner.cache.get(id)?;
+        let tree = self.inner.cache.get(id).or_else(|| self.inner.huge(id))?;
         self.inner.metrics.tree_memory_hits.inc();
         Some(tree)
     }
@@ -81,22 +114,28 @@ impl Trees {
             Takeoff::Joined(flight) => flight,
             Takeoff::New(sender, flight) => {
                 let inner = self.inner.clone();
-                self.inner.runtime.spawn(async move {
-                    let blob = inner.blobs.get(id.blob(), BlobKind::Tree, usize::MAX).await;
-                    inner.land(id, blob, sender).await;
-                });
+                self.inner.runtime.spawn(async move { inner.fetch_one(id, sender).await });
                 flight
             }
         };
-        // The sender is dropped unused only where the runtime shuts down.
-        flight.await.unwrap_or(Err(RepoError::Cancelled))
+        // The timer belongs to the runtime, wherever this future is polled.
+        let timed = {
+            let _entered = self.inner.runtime.enter();
+            tokio::time::timeout(self.inner.deadline, flight)
+        };
+        match timed.await {
+            Ok(Ok(reply)) => reply,
+            // The sender is dropped unused only where the runtime shuts down.
+            Ok(Err(_)) => Err(RepoError::Cancelled),
+            Err(_) => Err(RepoError::Deadline { seconds: self.inner.deadline.as_secs() }),
+        }
     }
 
     /// Starts to fetch trees.
     pub(super) fn prefetch(&self, ids: &[TreeId]) {
         let mut batch = Vec::new();
         for id in ids {
-            if self.inner.cache.contains_key(id) {
+            if self.inner.cache.contains_key(id) || self.inner.huge(id).is_some() {
                 continue;
             }
             if self.inner.flights.lock().len() >= AHEAD_LIMIT {
@@ -114,15 +153,9 @@ impl Trees {
         }
     }
 
-    fn fetch(&self, batch: Vec<(TreeId, oneshot::Sender<Reply>)>) {
+    fn fetch(&self, batch: Vec<Wanted>) {
         let inner = self.inner.clone();
-        self.inner.runtime.spawn(async move {
-            let ids: Vec<BlobId> = batch.iter().map(|(id, _)| id.blob()).collect();
-            let blobs = inner.blobs.get_many(&ids, BlobKind::Tree).await;
-            for ((id, sender), blob) in batch.into_iter().zip(blobs) {
-                inner.land(id, blob, sender).await;
-            }
-        });
+        self.inner.runtime.spawn(async move { inner.fetch_batch(batch).await });
     }
 
     /// Joins the fetch of a tree or begins one.
@@ -144,6 +177,54 @@ enum Takeoff {
 }
 
 impl Inner {
+    fn huge(&self, id: &TreeId) -> Option<Arc<Tree>> {
+        self.huge.lock().iter().find(|(kept, _)| kept == id).map(|(_, tree)| tree.clone())
+    }
+
+    /// How long a tree is, by the index. One that the index does not know counts nothing: its fetch finds out why.
+    fn plain_bytes(&self, id: &TreeId) -> usize {
+        self.blobs.plain_bytes(&id.blob()).ok().flatten().map_or(0, |bytes| bytes as usize)
+    }
+
+    async fn fetch_one(&self, id: TreeId, sender: oneshot::Sender<Reply>) {
+        let _one_at_a_time = match self.plain_bytes(&id) {
+            LARGE_TREE_BYTES.. => Some(self.large.lock().await),
+            _ => None,
+        };
+        let blob = self.blobs.get(id.blob(), BlobKind::Tree, usize::MAX).await;
+        self.land(id, blob, sender).await;
+    }
+
+    /// Fetches small trees together, as many as make [`BATCH_BYTES`], and then the large ones.
+    async fn fetch_batch(&self, batch: Vec<Wanted>) {
+        let (mut together, mut bytes, mut large) = (Vec::new(), 0, Vec::new());
+        for wanted in batch {
+            match self.plain_bytes(&wanted.0) {
+                LARGE_TREE_BYTES.. => large.push(wanted),
+                len => {
+                    if bytes + len > BATCH_BYTES {
+                        self.fetch_together(std::mem::take(&mut together)).await;
+                        bytes = 0;
+                    }
+                    bytes += len;
+                    together.push(wanted);
+                }
+            }
+        }
+        self.fetch_together(together).await;
+        for (id, sender) in large {
+            self.fetch_one(id, sender).await;
+        }
+    }
+
+    async fn fetch_together(&self, wanted: Vec<Wanted>) {
+        let ids: Vec<BlobId> = wanted.iter().map(|(id, _)| id.blob()).collect();
+        let blobs = self.blobs.get_many(&ids, BlobKind::Tree).await;
+        for ((id, sender), blob) in wanted.into_iter().zip(blobs) {
+            self.land(id, blob, sender).await;
+        }
+    }
+
     /// Decodes what came, keeps it and tells who waits.
     async fn land(&self, id: TreeId, blob: RepoResult<BlobData>, sender: oneshot::Sender<Reply>) {
         let reply = match blob {
@@ -155,12 +236,22 @@ impl Inner {
         };
         if let Ok(tree) = &reply {
             self.metrics.tree_decodes.inc();
-            self.cache.insert(id, tree.clone());
+            self.keep(id, tree);
         }
         // In this order: who comes between finds the tree in the cache.
         self.flights.lock().remove(&id);
         // Nobody waits for what was fetched ahead.
         let _nobody = sender.send(reply);
+    }
+
+    fn keep(&self, id: TreeId, tree: &Arc<Tree>) {
+        if tree.weight_bytes() <= self.huge_bytes {
+            self.cache.insert(id, tree.clone());
+            return;
+        }
+        let mut huge = self.huge.lock();
+        huge.truncate(HUGE_TREES - 1);
+        huge.push_front((id, tree.clone()));
     }
 }
 

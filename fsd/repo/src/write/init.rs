@@ -79,7 +79,7 @@ fn random_polynomial() -> u64 {
 
 /// Rabin's test for a polynomial of a degree that is prime: it divides `x^(2^53) - x`, and has no root.
 fn is_irreducible(polynomial: u64) -> bool {
-    let has_root = polynomial & 1 == 0 || polynomial.count_ones() % 2 == 0;
+    let has_root = polynomial & 1 == 0 || polynomial.count_ones().is_multiple_of(2);
     let x = 2;
     !has_root && (0..DEGREE).fold(x, |power, _| multiply(power, power, polynomial)) == x
 }

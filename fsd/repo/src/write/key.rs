@@ -100,6 +100,7 @@ pub async fn change_password(access: &Access, lease: &Lease, password: &str) -> 
 }
 
 async fn remove_id(access: &Access, lease: &Lease, id: KeyId) -> RepoResult<()> {
+    access.config().check_may_remove()?;
     lease.check()?;
     Ok(access.backend().remove(FileKind::Key, &id.0).await?)
 }

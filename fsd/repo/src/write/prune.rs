@@ -4,14 +4,17 @@
 //! files go, and those before old packs. Where readers without locks must not be disturbed, `keep_marked` asks for
 //! `rustic_core`'s two phases instead: packs are taken out of the index and marked, and removed by a later run.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 
 use jiff::Span;
 use rustic_core::{LimitOption, PruneOptions as RusticOptions};
 
+use super::adapter::rustic_id;
 use super::gate::{Gate, Snapshots};
 use super::session::{Session, rustic_error};
 use crate::error::{RepoError, RepoResult};
+use crate::id::SnapshotId;
 
 /// How much is tolerated or done.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -72,6 +75,8 @@ pub struct PruneOptions {
     pub repack_uncompressed: bool,
     /// Only mark packs, and remove those that were marked so long ago; `None`: remove at once.
     pub keep_marked: Option<std::time::Duration>,
+    /// Snapshots that count as gone: what `forget --dry-run` would remove. Goes with `dry_run` only.
+    pub without: BTreeSet<SnapshotId>,
     /// Plan only.
     pub dry_run: bool,
 }
@@ -85,6 +90,7 @@ impl Default for PruneOptions {
             repack_small: false,
             repack_uncompressed: false,
             keep_marked: None,
+            without: BTreeSet::new(),
             dry_run: false,
         }
     }
@@ -131,6 +137,9 @@ pub async fn prune(
     options: &PruneOptions,
     stop: impl Future<Output = ()>,
 ) -> RepoResult<PruneReport> {
+    if !options.dry_run {
+        session.access().config().check_may_remove()?;
+    }
     let gate = session.gate(Snapshots::Refuse);
     let (worker, worker_gate, options) = (session.clone(), gate.clone(), options.clone());
     session.run(&gate, stop, move |runtime| run(&worker, &worker_gate, &options, runtime)).await
@@ -142,6 +151,9 @@ fn run(
     options: &PruneOptions,
     runtime: tokio::runtime::Handle,
 ) -> RepoResult<PruneReport> {
+    if !options.without.is_empty() && !options.dry_run {
+        return Err(RepoError::Unsupported { reason: "prune without snapshots that are there".to_owned() });
+    }
     let repository = session.open(gate, runtime)?;
     let mut rustic = RusticOptions::default();
     rustic.max_unused = options.max_unused.to_rustic()?;
@@ -149,6 +161,7 @@ fn run(
     rustic.repack_cacheable_only = Some(options.repack_cacheable_only);
     rustic.repack_uncompressed = options.repack_uncompressed;
     rustic.no_resize = !options.repack_small;
+    rustic.ignore_snaps = options.without.iter().map(|id| rustic_id(&id.0).into()).collect();
     match options.keep_marked {
         None => rustic.instant_delete = true,
         Some(keep) => rustic.keep_delete = Span::try_from(keep).unwrap_or_else(|_| Span::new().hours(23)),

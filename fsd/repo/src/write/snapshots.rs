@@ -157,6 +157,7 @@ pub async fn remove(
     ids: &BTreeSet<SnapshotId>,
     stop: impl Future<Output = ()>,
 ) -> RepoResult<usize> {
+    access.config().check_may_remove()?;
     let removals = ids.iter().map(|id| async move {
         lease.check()?;
         access.backend().remove(FileKind::Snapshot, &id.0).await?;
@@ -176,6 +177,7 @@ pub async fn remove(
 /// # Errors
 /// The store failed: before the new file is there, nothing changed; after it, both are there.
 pub async fn replace(access: &Access, lease: &Lease, snapshot: &SnapshotJson) -> RepoResult<SnapshotId> {
+    access.config().check_may_remove()?;
     let mut fields = snapshot.fields.clone();
     fields.insert("original".to_owned(), snapshot.original().to_string().into());
     let id = write(access, lease, &fields).await?;

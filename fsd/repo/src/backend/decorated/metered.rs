@@ -53,13 +53,18 @@ impl Around for Metered {
         result
     }
 
-    fn local(&self, len_bytes: usize, attempt: impl FnOnce() -> BackendResult<()>) -> BackendResult<()> {
+    fn local(
+        &self,
+        len_bytes: usize,
+        attempt: impl FnOnce() -> Option<BackendResult<()>>,
+    ) -> Option<BackendResult<()>> {
         let begun = Instant::now();
-        let result = attempt();
+        // What the store does not do is no request.
+        let result = attempt()?;
         self.count(begun, &result);
         if result.is_ok() {
             self.0.backend_read_bytes.add(len_bytes as u64);
         }
-        result
+        Some(result)
     }
 }

@@ -15,6 +15,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// The longest wait, so that a store that comes back is noticed soon.
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
+/// Keeps sums with the clock in range, whatever deadline is set.
+const LONGEST_CALL: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// When to try again.
 #[derive(Debug)]
 pub(in super::super) struct Retry {
@@ -32,17 +35,17 @@ impl Around for Retry {
         attempt: impl Fn() -> Attempt<'a, T> + Send + Sync + 'a,
     ) -> BackendResult<T> {
         let total = timeout::total(&call, self.deadline);
-        let end = Instant::now() + total.min(Duration::from_secs(365 * 24 * 3600));
+        let begun = Instant::now();
+        let end = begun + total.min(LONGEST_CALL);
+        // A list may take long while it gets on, but a store that fails is not asked for longer than for others.
+        let last_start = begun + timeout::retrying(&call, self.deadline).min(LONGEST_CALL);
         let mut last: Option<BackendError> = None;
         let mut attempts: u32 = 0;
         loop {
-            let result = match timeout_at(end, attempt()).await {
-                Ok(result) => result,
+            let Ok(result) = timeout_at(end, attempt()).await else {
                 // An earlier attempt's answer says more than that this one had no time left.
-                Err(_) => {
-                    let late = || call.unavailable(format!("no answer within {:.1} s", total.as_secs_f64()));
-                    return Err(last.unwrap_or_else(late));
-                }
+                let late = || call.unavailable(format!("no answer within {:.1} s", total.as_secs_f64()));
+                return Err(last.unwrap_or_else(late));
             };
             attempts = attempts.saturating_add(1);
             let error = match result {
@@ -50,7 +53,7 @@ impl Around for Retry {
                 result => return result,
             };
             let wait = wait_after(attempts, rand::random());
-            if self.max_attempts.is_some_and(|max| attempts >= max) || Instant::now() + wait >= end {
+            if self.max_attempts.is_some_and(|max| attempts >= max) || Instant::now() + wait >= last_start {
                 return Err(error);
             }
             tracing::debug!(attempts, error = %error, "trying again");

@@ -20,6 +20,14 @@ pub(super) fn total(call: &Call<'_>, deadline: Duration) -> Duration {
     }
 }
 
+/// For how long a call that fails is begun again.
+pub(super) fn retrying(call: &Call<'_>, deadline: Duration) -> Duration {
+    match call.operation {
+        Operation::List => deadline,
+        _ => total(call, deadline),
+    }
+}
+
 fn transfer(call: &Call<'_>) -> Duration {
     Duration::from_millis(call.len_bytes.unwrap_or(0).saturating_mul(1000) / SLOWEST_BYTES_PER_SECOND)
 }

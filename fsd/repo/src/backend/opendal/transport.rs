@@ -39,6 +39,8 @@ pub(super) struct Seen {
     /// S3 names the bucket's region when it was asked in another.
     pub(super) region: Option<String>,
     pub(super) transport: Option<Failure>,
+    /// Whether the server answered at all.
+    pub(super) answered: bool,
     /// How long the file is as a whole, where a part of it was answered.
     pub(super) total_len: Option<u64>,
 }
@@ -49,6 +51,7 @@ pub(super) fn seen() -> Seen {
         status: seen.status,
         region: seen.region.take(),
         transport: seen.transport.take(),
+        answered: seen.answered,
         total_len: seen.total_len,
     };
     CALL.try_with(|(_, seen)| take(&mut seen.borrow_mut())).unwrap_or_default()
@@ -94,6 +97,8 @@ pub(in super::super) struct Transport<A> {
 
 impl<A: Adapt> Transport<A> {
     async fn once(&self, mut request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
+        // What an earlier request of the call was answered is no answer to this one.
+        CALL.try_with(|(_, seen)| seen.borrow_mut().status = None).ok();
         if let Err(failure) = self.adapt.adapt(&mut request).await {
             return Err(remember(failure));
         }
@@ -128,6 +133,7 @@ impl<A: Adapt> HttpTransport for Transport<A> {
             let mut seen = seen.borrow_mut();
             let status = response.status();
             seen.status = (!status.is_success()).then_some(status);
+            seen.answered = true;
             seen.total_len = super::super::http::total_len(response.headers());
             let region = response.headers().get("x-amz-bucket-region").and_then(|value| value.to_str().ok());
             // It goes into a message: only what a region's name looks like.

@@ -1,7 +1,6 @@
 //! One SFTP session: files by their paths, over `russh-sftp`'s client.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -102,13 +101,10 @@ impl Session {
             ..Config::default()
         };
         let mut sftp = RawSftpSession::new_with_config(tokio::io::join(stdout, stdin), config);
-        let version = match sftp.init().await {
-            Ok(version) => version,
-            Err(_) => {
-                // The program says why just before it ends.
-                drop(tokio::time::timeout(Duration::from_secs(1), running.wait()).await);
-                return Err(running.failure(program));
-            }
+        let Ok(version) = sftp.init().await else {
+            // The program says why just before it ends.
+            drop(tokio::time::timeout(Duration::from_secs(1), running.wait()).await);
+            return Err(running.failure(program));
         };
         let offers = |name: &str| version.extensions.contains_key(name);
         let mut read_bytes = DEFAULT_READ_BYTES;

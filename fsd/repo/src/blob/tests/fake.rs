@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::backend::{Backend, BackendError, BackendErrorKind, BackendResult, FileKind, ListEntry, Retry};
 use crate::blob::{BlobKind, Blobs, BlobsConfig, Locate};
+use crate::cache::DiskCache;
 use crate::crypto::MasterKey;
 use crate::error::RepoResult;
 use crate::id::{BlobId, Id, PackId};
@@ -217,6 +219,7 @@ pub(super) struct Fixture {
     pub(super) key: MasterKey,
     pub(super) metrics: Arc<Metrics>,
     pub(super) blobs: Blobs,
+    setup: Setup,
     packs: AtomicUsize,
 }
 
@@ -236,6 +239,11 @@ impl Setup {
 
     /// Must be called within a runtime.
     pub(super) fn build(self) -> Fixture {
+        self.build_over(None)
+    }
+
+    /// Makes one with a disk cache in `dir`.
+    pub(super) fn build_over(self, dir: Option<&Path>) -> Fixture {
         let store = Arc::new(Fake {
             reach: self.reach,
             packs: Mutex::default(),
@@ -247,13 +255,18 @@ impl Setup {
             running: AtomicUsize::new(0),
             most_running: AtomicUsize::new(0),
         });
-        let index = Arc::new(FakeIndex::default());
-        let key = MasterKey::generate();
+        self.assemble(store, Arc::default(), MasterKey::generate(), dir)
+    }
+
+    fn assemble(self, store: Arc<Fake>, index: Arc<FakeIndex>, key: MasterKey, dir: Option<&Path>) -> Fixture {
         let metrics = Arc::new(Metrics::default());
+        let disk = dir
+            .map_or_else(DiskCache::disabled, |dir| DiskCache::open(dir.to_owned(), 64 << 20, &key, metrics.clone()));
         let blobs = Blobs::new(BlobsConfig {
             backend: store.clone(),
             locate: index.clone(),
             key: Arc::new(key.clone()),
+            disk,
             metrics: metrics.clone(),
             runtime: Handle::current(),
             memory_bytes: self.memory_bytes,
@@ -261,11 +274,23 @@ impl Setup {
             deadline: self.deadline,
         })
         .unwrap();
-        Fixture { store, index, key, metrics, blobs, packs: AtomicUsize::new(0) }
+        Fixture { setup: self, store, index, key, metrics, blobs, packs: AtomicUsize::new(0) }
     }
 }
 
 impl Fixture {
+    /// Ends the engine, and makes another one over the same store, index and disk cache.
+    pub(super) async fn restart(self, dir: &Path) -> Self {
+        let Self { store, index, key, blobs, setup, .. } = self;
+        // Decoding threads put blobs into the disk cache after their readers have them.
+        until("the last job's end", || Arc::strong_count(&blobs.engine) == 1).await;
+        let disk = blobs.engine.disk.clone();
+        drop(blobs);
+        disk.flush();
+        drop(disk);
+        setup.assemble(store, index, key, Some(dir))
+    }
+
     /// Writes a pack of blobs one after the other, and returns where they lie; the index does not know them.
     pub(super) fn pack(&self, kind: BlobKind, blobs: &[(Vec<u8>, bool)]) -> Vec<(BlobId, BlobLocation)> {
         let number = self.packs.fetch_add(1, SeqCst) as u64;

@@ -137,5 +137,6 @@ async fn test_an_engine_goes_away_with_its_threads_and_memory() {
     drop(fixture);
     assert!(budget.used_bytes() > 0, "the reader still holds it");
     drop(blob);
-    assert_eq!(budget.used_bytes(), 0);
+    // The thread that decoded it may hold the engine for a moment.
+    until("all memory came back", || budget.used_bytes() == 0).await;
 }

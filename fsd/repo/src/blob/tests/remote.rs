@@ -120,3 +120,54 @@ async fn test_readers_of_one_neighbourhood_share_its_download() {
     }
     assert!(fixture.store.count() <= 3, "{:?}", fixture.store.reads.lock());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn test_the_disk_cache_serves_the_next_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Setup::of(Reach::Network).build_over(Some(dir.path()));
+    let data: Vec<_> = (0..20u16).map(|n| (text(n.into(), 100_000 + usize::from(n)), n % 2 == 0)).collect();
+    let trees: Vec<_> = (20..30).map(|n| (text(n, 3000), true)).collect();
+    let (data_ids, tree_ids) = (fixture.put(BlobKind::Data, &data), fixture.put(BlobKind::Tree, &trees));
+    for (ids, kind) in [(&data_ids, BlobKind::Data), (&tree_ids, BlobKind::Tree)] {
+        assert!(fixture.blobs.get_many(ids, kind).await.iter().all(Result::is_ok));
+    }
+    let reads = fixture.store.count();
+    let fixture = fixture.restart(dir.path()).await;
+    for (ids, kind, blobs) in [(&data_ids, BlobKind::Data, &data), (&tree_ids, BlobKind::Tree, &trees)] {
+        for (id, (plain, _)) in ids.iter().zip(blobs) {
+            assert!(fixture.blobs.get(*id, kind, usize::MAX).await.unwrap()[..] == plain[..]);
+        }
+    }
+    assert_eq!(fixture.store.count(), reads, "nothing came over the network");
+    assert_eq!(fixture.metrics.blob_disk_hits.get(), 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn test_damage_in_the_disk_cache_is_healed_from_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Setup::of(Reach::Network).build_over(Some(dir.path()));
+    let plain = text(1, 1 << 20);
+    let id = fixture.put(BlobKind::Data, &[(plain.clone(), true)])[0];
+    fixture.blobs.get(id, BlobKind::Data, usize::MAX).await.unwrap();
+    let fixture = fixture.restart(dir.path()).await;
+    let mut flipped = 0;
+    for file in std::fs::read_dir(dir.path()).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        if bytes.len() > 100_000 {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            flipped += 1;
+        }
+    }
+    assert_eq!(flipped, 1);
+    assert!(fixture.blobs.get(id, BlobKind::Data, usize::MAX).await.unwrap()[..] == plain[..]);
+    assert_eq!((fixture.metrics.heals.get(), fixture.metrics.blobs_lost.get()), (1, 0));
+    assert_eq!(fixture.metrics.cache_damage.get(), 1);
+    // What came from the store took its place.
+    let fixture = fixture.restart(dir.path()).await;
+    let reads = fixture.store.count();
+    assert!(fixture.blobs.get(id, BlobKind::Data, usize::MAX).await.unwrap()[..] == plain[..]);
+    assert_eq!(fixture.store.count(), reads);
+}

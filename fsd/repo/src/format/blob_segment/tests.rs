@@ -77,6 +77,45 @@ fn test_data_and_tree_of_one_id_have_different_keys() {
     assert_ne!(short_key(&id, BlobKind::Data), short_key(&id, BlobKind::Tree));
 }
 
+/// A segment of version 1, byte for byte: a change of what is written is a change of the format, and gets a new version
+/// with its own file beside this one.
+#[test]
+fn test_golden_segment_of_version_1() {
+    let mut bytes = encode_header(&keys(5), &SEGMENT).to_vec();
+    let mut table = Vec::new();
+    let blobs: Vec<(RecordHeader, Vec<u8>)> = (1..5)
+        .map(|n: u8| {
+            let kind = if n.is_multiple_of(2) { BlobKind::Tree } else { BlobKind::Data };
+            let ciphertext: Vec<u8> = (0..30 + n * 40).collect();
+            let len_bytes = u32::try_from(ciphertext.len()).unwrap();
+            (RecordHeader { id: BlobId(Id::new([n; 32])), kind, len_bytes }, ciphertext)
+        })
+        .collect();
+    for (record, ciphertext) in &blobs {
+        let offset = u32::try_from(bytes.len()).unwrap();
+        table.push(Entry { key: short_key(&record.id, record.kind), offset, len_bytes: record.len_bytes });
+        bytes.extend_from_slice(&record.encode(&keys(5), &SEGMENT, offset, ciphertext));
+        bytes.extend_from_slice(ciphertext);
+    }
+    let offset = u32::try_from(bytes.len()).unwrap();
+    bytes.extend_from_slice(&encode_table(&keys(5), &SEGMENT, offset, &table));
+
+    let golden = include_bytes!("../../../testdata/blobs-v1.blobs");
+    if bytes[..] != golden[..] {
+        let path = std::env::temp_dir().join("blobs-v1.blobs");
+        std::fs::write(&path, bytes).unwrap();
+        panic!("what is written now, see {}, is not version 1", path.display());
+    }
+    assert_eq!(decode_header(&keys(5), golden.first_chunk().unwrap()), Head::Ours(SEGMENT));
+    assert_eq!(table_offset(golden.last_chunk().unwrap(), golden.len() as u64), Some(offset));
+    assert_eq!(decode_table(&keys(5), &SEGMENT, offset, &golden[offset as usize..]), Some(table.clone()));
+    for (entry, (record, ciphertext)) in table.iter().zip(&blobs) {
+        let header = golden[entry.offset as usize..].first_chunk().unwrap();
+        assert_eq!(RecordHeader::decode(header), Some(*record));
+        assert!(RecordHeader::check(header, &keys(5), &SEGMENT, entry.offset, ends(ciphertext)));
+    }
+}
+
 fn entries() -> impl Strategy<Value = Vec<Entry>> {
     let entry = (any::<u64>(), any::<u32>(), any::<u32>()).prop_map(|(key, offset, len_bytes)| Entry {
         key,

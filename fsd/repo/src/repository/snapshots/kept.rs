@@ -1,6 +1,6 @@
 //! The file that keeps snapshot files between mounts, as they are stored: encrypted, and named by their hash.
 //!
-//! `STSNAP01`, then for each: id (32 bytes), length (`u32`, little endian), the stored bytes. It is written anew as a whole
+//! `STSNAP01`, then for each: id (32 bytes), length (`u32`, big-endian), the stored bytes. It is written anew as a whole
 //! and renamed, so that readers see one state or the other. What does not hash to its id, and all after it, is dropped: no
 //! checksum is needed, and no sync either, because a torn file is only read again from the store.
 
@@ -40,7 +40,7 @@ fn parse(content: &Bytes) -> HashMap<SnapshotId, Bytes> {
     };
     while let Some((id, tail)) = rest.split_first_chunk::<ID_BYTES>()
         && let Some((len, tail)) = tail.split_first_chunk::<4>()
-        && let Ok(len) = usize::try_from(u32::from_le_bytes(*len))
+        && let Ok(len) = usize::try_from(u32::from_be_bytes(*len))
         && let Some(stored) = tail.get(..len)
         && Id::hash(stored) == Id::new(*id)
     {
@@ -65,7 +65,7 @@ pub(super) fn save(path: &Path, listed: &HashSet<SnapshotId>, read: Vec<(Snapsho
             break;
         }
         content.extend_from_slice(id.as_bytes());
-        content.extend_from_slice(&len.to_le_bytes());
+        content.extend_from_slice(&len.to_be_bytes());
         content.extend_from_slice(stored);
     }
     // A name of its own: two processes may write at once, and the later rename wins.

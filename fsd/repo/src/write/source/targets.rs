@@ -111,7 +111,7 @@ fn insert(
             }
             // Something below it was named before: the whole directory holds that too.
             Some(Entry::Branch(inner)) => {
-                inner.children.entry(OsString::new()).or_insert(Entry::Leaf(target.to_owned()));
+                inner.children.entry(OsString::new()).or_insert_with(|| Entry::Leaf(target.to_owned()));
                 Ok(())
             }
             Some(Entry::Leaf(other)) if other == target => Ok(()),
