@@ -71,8 +71,8 @@ pub(crate) struct Owners {
 
 impl Owners {
     pub(crate) fn new(owner_root: bool, uid: Option<u32>, gid: Option<u32>, layout: Option<(u32, u32)>) -> Self {
-        let uid = uid.or(owner_root.then_some(0));
-        let gid = gid.or(owner_root.then_some(0));
+        let uid = uid.or_else(|| owner_root.then_some(0));
+        let gid = gid.or_else(|| owner_root.then_some(0));
         // The owner of a process's directory in /proc is its effective user.
         let own = || std::fs::metadata("/proc/self").map_or((0, 0), |meta| (meta.uid(), meta.gid()));
         let (layout_uid, layout_gid) = layout.unwrap_or_else(own);

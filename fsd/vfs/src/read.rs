@@ -45,15 +45,17 @@ pub(crate) struct FileState {
     pub(crate) repo: usize,
     tree: Arc<Tree>,
     position: usize,
-    pub(crate) reading: Mutex<Reading>,
+    /// Blobs are fetched ahead of a sequential reader.
+    ahead: bool,
+    reading: Mutex<Reading>,
 }
 
 /// What changes while a file is read. The lock is held for look-ups of lengths (one page of the index each), never over
 /// a wait.
 #[derive(Debug, Default)]
-pub(crate) struct Reading {
+struct Reading {
     content: Content,
-    pub(crate) sequential: Sequential,
+    sequential: Sequential,
 }
 
 /// What one read needs.
@@ -82,8 +84,8 @@ const LOOKUPS_A_TURN: usize = 512;
 const SMALL_BLOB_BYTES: u64 = 128 << 10;
 
 impl FileState {
-    pub(crate) fn new(repo: usize, tree: Arc<Tree>, position: usize) -> Self {
-        Self { repo, tree, position, reading: Mutex::default() }
+    pub(crate) fn new(repo: usize, tree: Arc<Tree>, position: usize, ahead: bool) -> Self {
+        Self { repo, tree, position, ahead, reading: Mutex::default() }
     }
 
     /// The node; the position was valid when the state was made.
@@ -148,7 +150,7 @@ impl FileState {
         let limits = crate::prefetch::limits(source.is_remote());
         let average = self.average_blob_bytes();
         let advice = reading.sequential.on_read(offset, len as u64, blobs, ids.len(), average, &limits);
-        if let Some(ahead) = ids.get(advice.ahead.clone()).filter(|ahead| !ahead.is_empty()) {
+        if let Some(ahead) = ids.get(advice.ahead.clone()).filter(|ahead| self.ahead && !ahead.is_empty()) {
             let taken = source.prefetch_blobs(ahead);
             reading.sequential.taken(advice.stream, advice.ahead.start + taken.min(ahead.len()));
         }

@@ -10,10 +10,11 @@ mod readahead;
 mod state;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use stash_repo::{NodeRef, Repository, TreeId};
+use stash_repo::{NodeRef, RepoError, Repository, TreeId};
 
 use crate::attr::{Attr, Entry, FileType, Owners};
 use crate::error::{VfsError, VfsResult};
@@ -116,17 +117,18 @@ impl Vfs {
                 (mounted.name, source, mounted.namespace)
             })
             .collect();
-        Self::over(parts, options, table).await
+        Self::over(parts, options, table, list::INTERVAL).await
     }
 
     pub(crate) async fn over(
         parts: Vec<(String, Arc<dyn Source>, NamespaceOptions)>,
         options: VfsOptions,
         table: InodeTable,
+        list_interval: Duration,
     ) -> VfsResult<Self> {
         let owners = Owners::new(options.owner_root, options.uid, options.gid, options.layout_owner);
         let sources: Vec<Arc<dyn Source>> = parts.iter().map(|(_, source, _)| Arc::clone(source)).collect();
-        let (lists, layout) = Lists::open(parts, &owners).await?;
+        let (lists, layout) = Lists::open(parts, &owners, list_interval).await?;
         let inner = Inner {
             owners,
             state: Mutex::new(State::new(table, Arc::new(layout))),
@@ -150,14 +152,21 @@ impl Vfs {
     /// Runs an operation until it lacks nothing. `ino` is what it is about, for messages.
     async fn with_io<T>(&self, ino: Ino, mut operation: impl FnMut(&Context) -> Result<T, Stop>) -> VfsResult<T> {
         let mut context = Context::default();
+        let mut refreshed = false;
         loop {
             match operation(&context) {
                 Ok(value) => return Ok(value),
                 Err(Stop::Fail(error)) => return Err(error),
                 Err(Stop::Lack(Lack::Tree { repo, id })) => {
                     let source = self.inner.source(repo)?;
-                    let tree = source.tree(id).await.map_err(|source| self.inner.failed(ino, source))?;
-                    context.trees.push((id, tree));
+                    match source.tree(id).await {
+                        Ok(tree) => context.trees.push((id, tree)),
+                        // A prune may have moved it.
+                        Err(RepoError::BlobMissing { .. }) if !refreshed && self.refresh_index(repo).await => {
+                            refreshed = true;
+                        }
+                        Err(source) => return Err(self.inner.failed(ino, source)),
+                    }
                 }
                 Err(Stop::Lack(Lack::List { repo })) => {
                     self.look_again(repo).await;
@@ -378,8 +387,11 @@ impl Inner {
         state.readdir(&dir, &tree, ino, offset, plus, sink, &self.owners)?;
         drop(state);
         if offset == 0 {
-            self.ahead.on_readdir(dir.repo, dir.tree, &tree);
+            self.ahead.on_readdir(&self.state, dir.repo, ino, &tree);
         }
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -237,22 +237,21 @@ impl InodeTable {
         ino
     }
 
-    /// Takes back lookups, and frees what nobody needs any more, parents included. Returns whether the inode itself is gone.
-    pub(crate) fn release(&mut self, ino: Ino, count: u64) -> bool {
-        let Some(mut number) = self.find(ino.0) else { return false };
+    /// Takes back lookups, and frees what nobody needs any more, parents included; `freed` is told each.
+    pub(crate) fn release(&mut self, ino: Ino, count: u64, mut freed: impl FnMut(Ino)) {
+        let Some(mut number) = self.find(ino.0) else { return };
         let record = &mut self.records[number as usize];
         if record.lookups != u32::MAX {
             record.lookups = record.lookups.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
         }
         self.touch(number);
-        let mut gone = false;
         loop {
             let record = *self.record(number);
             let children = if record.position & Record::LINK == 0 { self.beside[number as usize] } else { 0 };
             if record.lookups != 0 || children != 0 {
-                return gone;
+                return;
             }
-            gone |= record.id == ino.0;
+            freed(Ino(record.id));
             self.index_remove(record.id);
             self.records[number as usize] =
                 Record { id: 0, parent: u64::from(self.first_free), position: 0, lookups: 0 };
@@ -260,7 +259,7 @@ impl InodeTable {
             self.first_free = number;
             self.live -= 1;
             self.touch(number);
-            let Some(parent) = self.find(record.parent) else { return gone };
+            let Some(parent) = self.find(record.parent) else { return };
             self.beside[parent as usize] = self.beside[parent as usize].saturating_sub(1);
             number = parent;
         }

@@ -210,7 +210,7 @@ impl Builder {
                     None => place.prefix.clone(),
                 };
                 let (dirs, name) =
-                    whole.trim_end_matches('/').rsplit_once('/').unwrap_or(("", whole.trim_end_matches('/')));
+                    whole.trim_end_matches('/').rsplit_once('/').unwrap_or_else(|| ("", whole.trim_end_matches('/')));
                 let parent = self.dirs(top, repo, dirs);
                 let kind = LayoutKind::Snapshot(SnapshotRoot {
                     repo,
@@ -233,7 +233,10 @@ impl Builder {
             let name = component(&format!("{stem}latest"));
             // A snapshot whose own name is "latest" keeps it.
             if !self.names.contains_key(&(dir, name.as_str().into())) {
-                self.add(dir, &name, None, LayoutKind::Link(target.into()), time);
+                // A kernel keeps a link's target with its inode, so another target is another inode.
+                let at = Ino::child(self.nodes[dir as usize].ino.0, name.as_bytes());
+                let ino = Ino::child(at.0, target.as_bytes());
+                self.add(dir, &name, Some(ino), LayoutKind::Link(target.into()), time);
             }
         }
     }
@@ -345,9 +348,6 @@ impl Builder {
                 last = child.offset;
                 newest = newest.max(child.time.secs);
                 checksum = checksum.rotate_left(5) ^ child.ino.0;
-                if let LayoutKind::Link(target) = &child.kind {
-                    checksum ^= Ino::child(child.ino.0, target.as_bytes()).0;
-                }
             }
             let nanos = u32::try_from(checksum % 1_000_000_000).unwrap_or_default();
             let node = &mut self.nodes[number];

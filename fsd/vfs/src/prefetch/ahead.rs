@@ -1,1 +1,294 @@
-//! Readers that go through directories.
+//! Readers that go through directories, and through their small files.
+//!
+//! Nobody says that he is walking a tree; it shows. A directory is listed whose parent was listed just before: then the
+//! directories that follow in the order of a walk are wanted soon. Files of one directory are opened one after another: then
+//! the files behind them, of this directory and of those that follow, are. Both plans look at trees that memory holds,
+//! from where the reader is onwards, and name what is lacking; the next plan goes on from what has come meanwhile. So a plan
+//! costs no wait and keeps no state that could go wrong, and a reader that stops leaves nothing running.
+//!
+//! A plan is made again when a part of what it saw has been consumed, so that its cost is spread over many directories or
+//! files.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use stash_repo::{BlobId, NodeKind, Tree, TreeId};
+
+use super::Limits;
+use crate::inode::Ino;
+use crate::sparse;
+
+/// A directory on the way from the reader up to the root: what comes after `next` in it is still to be visited.
+#[derive(Debug, Clone)]
+pub(crate) struct Level {
+    pub(crate) tree: Arc<Tree>,
+    pub(crate) next: usize,
+}
+
+/// How many levels above the reader a plan looks at.
+pub(crate) const LEVELS: usize = 16;
+
+/// The most entries that one plan looks at: a directory of a million files must not cost a millisecond at every step.
+const SCAN_ENTRIES: usize = 4_096;
+
+/// A directory without evidence of a walk is most likely listed alone: this part of the limit is fetched all the same.
+const ALONE_PART: usize = 8;
+
+/// How many directories are remembered as evidence: a few walks of some depth.
+const LISTED: usize = 32;
+
+/// Evidence of walks through directories.
+#[derive(Debug, Default)]
+pub(crate) struct Walks {
+    /// Directories that were listed, or had a child listed, last; the newest last.
+    listed: Vec<Ino>,
+    /// Directories that may be listed before the next plan.
+    credit: usize,
+}
+
+/// What a plan for directories found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct TreePlan {
+    /// Trees that memory lacks, in the order of the walk.
+    pub(crate) lacking: Vec<TreeId>,
+    /// Trees ahead that memory holds.
+    pub(crate) ready: usize,
+}
+
+impl Walks {
+    /// Takes note that a directory is listed; returns how many trees ahead are to be looked at, if any.
+    pub(crate) fn on_list(&mut self, dir: Ino, parent: Option<Ino>, limits: &Limits) -> Option<usize> {
+        let walking = parent.is_some_and(|parent| self.listed.contains(&parent));
+        // Whoever goes back up lists nothing on his way, so a directory's parent does not age while its children are listed.
+        for recent in parent.filter(|_| walking).into_iter().chain([dir]) {
+            self.listed.retain(|listed| *listed != recent);
+            self.listed.push(recent);
+        }
+        if self.listed.len() > LISTED {
+            self.listed.remove(0);
+        }
+        if !walking {
+            self.credit = 0;
+            return Some((limits.trees / ALONE_PART).max(1));
+        }
+        if self.credit > 0 {
+            self.credit -= 1;
+            return None;
+        }
+        Some(limits.trees)
+    }
+
+    /// Notes what the plan found: a quarter of what is ready may be consumed before the next.
+    pub(crate) fn planned(&mut self, plan: &TreePlan) {
+        self.credit = plan.ready / 4;
+    }
+}
+
+/// Looks at most `budget` directories ahead. `levels` begins with the root's side and ends with the reader's directory.
+pub(crate) fn plan_trees(
+    mut levels: Vec<Level>,
+    budget: usize,
+    get: impl Fn(&TreeId) -> Option<Arc<Tree>>,
+) -> TreePlan {
+    let mut plan = TreePlan::default();
+    let mut scan = SCAN_ENTRIES;
+    while let Some((id, _)) = next_dir(&mut levels, &mut scan) {
+        match get(&id) {
+            Some(tree) => {
+                plan.ready += 1;
+                levels.push(Level { tree, next: 0 });
+            }
+            None => plan.lacking.push(id),
+        }
+        if plan.ready + plan.lacking.len() >= budget {
+            break;
+        }
+    }
+    plan
+}
+
+/// Takes the next directory in the order of a walk.
+fn next_dir(levels: &mut Vec<Level>, scan: &mut usize) -> Option<(TreeId, usize)> {
+    while let Some(level) = levels.last_mut() {
+        while let Some(node) = level.tree.get(level.next) {
+            *scan = scan.checked_sub(1)?;
+            level.next += 1;
+            if let Some(id) = node.subtree().filter(|_| node.kind() == NodeKind::Dir) {
+                return Some((id, level.next - 1));
+            }
+        }
+        levels.pop();
+    }
+    None
+}
+
+/// Evidence of readers that go through small files.
+#[derive(Debug, Default)]
+pub(crate) struct FileRuns {
+    runs: Vec<FileRun>,
+    tick: u64,
+    /// Directories that plans have covered.
+    planned: HashSet<TreeId>,
+}
+
+#[derive(Debug)]
+struct FileRun {
+    dir: Ino,
+    position: usize,
+    /// How many files were opened in order.
+    run: u32,
+    /// Files that may be opened before the next plan.
+    credit: usize,
+    tick: u64,
+}
+
+/// How many directories are watched at once.
+const RUNS: usize = 8;
+/// How many directories that were covered are remembered.
+const PLANNED: usize = 4_096;
+/// Entries that a reader in order may skip (directories, links, names that do not fit its pattern).
+const SKIP_ENTRIES: usize = 16;
+/// Files opened in order before the next are fetched ahead.
+const RUN_LENGTH: u32 = 2;
+
+/// What a plan for small files found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct FilePlan {
+    /// Blobs in the order in which they will be wanted.
+    pub(crate) blobs: Vec<BlobId>,
+    /// Of how many files they are.
+    pub(crate) files: usize,
+    /// Trees that memory lacks and that come next.
+    pub(crate) lacking: Vec<TreeId>,
+}
+
+impl FileRuns {
+    /// Takes note that a file is opened; returns whether to plan.
+    pub(crate) fn on_file(&mut self, dir: Ino, tree: &TreeId, position: usize) -> bool {
+        self.tick += 1;
+        let tick = self.tick;
+        let planned = self.planned.contains(tree);
+        let run = if let Some(run) = self.runs.iter_mut().find(|run| run.dir == dir) {
+            let step = position.checked_sub(run.position);
+            match step {
+                Some(0) => return false,
+                Some(step) if step <= SKIP_ENTRIES => {
+                    run.run = run.run.saturating_add(1);
+                    run.credit = run.credit.saturating_sub(1);
+                }
+                _ => (run.run, run.credit) = (0, 0),
+            }
+            run.position = position;
+            run
+        } else {
+            // The directory after one that was read in order: the walk goes on where the plan said it would.
+            let (run, credit) = match self.runs.iter().max_by_key(|run| run.tick) {
+                Some(last) if planned && last.run >= RUN_LENGTH => (last.run, last.credit.saturating_sub(1)),
+                Some(last) if last.run > 2 * RUN_LENGTH && position <= SKIP_ENTRIES => (RUN_LENGTH, 0),
+                _ => (0, 0),
+            };
+            if self.runs.len() >= RUNS
+                && let Some(oldest) = (0..self.runs.len()).min_by_key(|at| self.runs[*at].tick)
+            {
+                self.runs.swap_remove(oldest);
+            }
+            self.runs.push(FileRun { dir, position, run, credit, tick });
+            let Some(run) = self.runs.last_mut() else { return false };
+            run
+        };
+        run.tick = tick;
+        run.run >= RUN_LENGTH && run.credit == 0
+    }
+
+    /// Plans: the files that follow `position` in `tree`, then those of the directories that follow. `levels` as in
+    /// [`plan_trees`], the reader's directory last.
+    pub(crate) fn plan(
+        &mut self,
+        dir: Ino,
+        position: usize,
+        mut levels: Vec<Level>,
+        limits: &Limits,
+        get: impl Fn(&TreeId) -> Option<Arc<Tree>>,
+    ) -> FilePlan {
+        let mut plan = FilePlan::default();
+        let mut room = Room { files: limits.files, bytes: limits.file_bytes, scan: SCAN_ENTRIES };
+        let Some(own) = levels.last_mut() else { return plan };
+        own.next = position + 1;
+        let own = Arc::clone(&own.tree);
+        if self.planned.len() >= PLANNED {
+            self.planned.clear();
+        }
+        let mut full = take_files(&own, position + 1, &mut plan, &mut room);
+        while !full
+            && plan.lacking.len() < limits.trees
+            && let Some((id, _)) = next_dir(&mut levels, &mut room.scan)
+        {
+            if let Some(tree) = get(&id) {
+                self.planned.insert(id);
+                full = take_files(&tree, 0, &mut plan, &mut room);
+                levels.push(Level { tree, next: 0 });
+            } else {
+                plan.lacking.push(id);
+            }
+        }
+        // Who takes a directory's files before its directories has not been in those before the file either.
+        let mut before = vec![Level { tree: own, next: 0 }];
+        while !full
+            && plan.lacking.len() < limits.trees
+            && let Some((id, at)) = next_dir(&mut before, &mut room.scan)
+            && (before.len() > 1 || at < position)
+        {
+            if self.planned.contains(&id) {
+                continue;
+            }
+            if let Some(tree) = get(&id) {
+                self.planned.insert(id);
+                full = take_files(&tree, 0, &mut plan, &mut room);
+                before.push(Level { tree, next: 0 });
+            } else {
+                plan.lacking.push(id);
+            }
+        }
+        if let Some(run) = self.runs.iter_mut().find(|run| run.dir == dir) {
+            run.credit = plan.files / 2;
+        }
+        plan
+    }
+}
+
+/// What a plan may still take.
+struct Room {
+    files: usize,
+    bytes: u64,
+    scan: usize,
+}
+
+/// A file up to this length is fetched whole, of a longer one the first blob: whoever reads on is a sequential reader.
+const SMALL_FILE_BYTES: u64 = 1 << 20;
+
+/// Takes a directory's files from a position on; returns whether there is no more room.
+fn take_files(tree: &Tree, from: usize, plan: &mut FilePlan, room: &mut Room) -> bool {
+    for position in from..tree.len() {
+        if room.files == 0 || room.scan == 0 {
+            return true;
+        }
+        room.scan -= 1;
+        let Some(node) = tree.get(position).filter(|node| node.kind() == NodeKind::File) else { continue };
+        let content = node.content();
+        let wanted = if node.size() <= SMALL_FILE_BYTES { content } else { &content[..content.len().min(1)] };
+        // A small file has few blobs, unless somebody wants us to work.
+        let wanted = &wanted[..wanted.len().min(8)];
+        let Some(bytes) = room.bytes.checked_sub(node.size().min(SMALL_FILE_BYTES)) else { return true };
+        if wanted.is_empty() {
+            continue;
+        }
+        room.bytes = bytes;
+        room.files -= 1;
+        plan.files += 1;
+        plan.blobs.extend(wanted.iter().filter(|id| !sparse::is_zeros(id)));
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests;

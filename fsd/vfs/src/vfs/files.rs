@@ -165,8 +165,8 @@ impl Inner {
             FileType::Dir => Err(VfsError::IsADirectory.into()),
             _ => Err(VfsError::Invalid.into()),
         })?;
-        self.ahead.on_file(node.repo, node.dir, &node.tree, node.position);
-        Ok(self.files.keep(ino, Arc::new(FileState::new(node.repo, node.tree, node.position))))
+        self.ahead.on_file(&self.state, node.repo, node.dir, &node.tree, node.position);
+        Ok(self.files.keep(ino, Arc::new(FileState::new(node.repo, node.tree, node.position, self.ahead.is_on()))))
     }
 
     /// Names what failed.

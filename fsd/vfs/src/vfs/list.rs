@@ -1,5 +1,6 @@
 //! The list of snapshots, looked up again while somebody looks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -16,8 +17,8 @@ use crate::namespace::layout::{Layout, Part, PinnedRoot};
 use crate::namespace::{Namespace, NamespaceOptions};
 use crate::source::Source;
 
-/// A list is looked up again at most this often (`docs/design` asks for 5 s; one list request).
-const LIST_INTERVAL: Duration = Duration::from_secs(5);
+/// A list is looked up again at most this often: one list request.
+pub(super) const INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a reader waits for a new list. A store that is slower than this goes on in the background, and readers see the
 /// old list: a directory that hangs helps nobody.
@@ -30,7 +31,7 @@ pub(super) struct Lists {
     repos: Vec<Repo>,
     /// What the layout is built from.
     parts: Mutex<Vec<(String, Part)>>,
-    pub(super) interval: Duration,
+    interval: Duration,
 }
 
 #[derive(Debug)]
@@ -54,6 +55,7 @@ impl Lists {
     pub(super) async fn open(
         parts: Vec<(String, Arc<dyn Source>, NamespaceOptions)>,
         owners: &Owners,
+        interval: Duration,
     ) -> VfsResult<(Self, Layout)> {
         let mut repos = Vec::new();
         let mut built = Vec::new();
@@ -72,7 +74,7 @@ impl Lists {
             built.push((name, part));
         }
         let layout = Layout::build(built.iter().map(|(name, part)| (name.as_str(), part)));
-        let lists = Self { began: Instant::now(), repos, parts: Mutex::new(built), interval: LIST_INTERVAL };
+        let lists = Self { began: Instant::now(), repos, parts: Mutex::new(built), interval };
         Ok((lists, layout))
     }
 
@@ -109,37 +111,44 @@ impl Vfs {
             // Another reader just did.
             return;
         }
+        // Set before as well as after: one reader waits for a slow store, the others see the old list.
+        live.checked_millis.store(lists.now_millis(), Relaxed);
         let listed = source.snapshots().await;
         live.checked_millis.store(lists.now_millis(), Relaxed);
         match listed {
             Ok(snapshots) => {
-                if self.take_in(repo, snapshots)
+                if self.has_new(repo, &snapshots)
                     && let Err(error) = source.refresh().await
                 {
                     tracing::warn!(%error, repo, "the index could not be refreshed; new snapshots may not be readable yet");
                 }
+                self.take_in(repo, snapshots);
             }
             Err(error) => tracing::warn!(%error, repo, "snapshots could not be listed; showing the old list"),
         }
     }
 
-    /// Builds the layout anew if the list has changed; returns whether there are snapshots that were not there before.
-    fn take_in(&self, repo: usize, snapshots: Vec<Arc<Snapshot>>) -> bool {
-        let ids = |snapshots: &[Arc<Snapshot>]| -> std::collections::BTreeSet<SnapshotId> {
-            snapshots.iter().map(|snapshot| snapshot.id).collect()
-        };
+    /// Returns whether a list has snapshots that are not shown yet, whose blobs the index may lack.
+    fn has_new(&self, repo: usize, snapshots: &[Arc<Snapshot>]) -> bool {
+        match self.inner.lists.parts.lock().get(repo) {
+            Some((_, Part::Templates { snapshots: old, .. })) => !ids(snapshots).is_subset(&ids(old)),
+            _ => false,
+        }
+    }
+
+    /// Builds the layout anew if the list has changed.
+    fn take_in(&self, repo: usize, snapshots: Vec<Arc<Snapshot>>) {
         let mut parts = self.inner.lists.parts.lock();
-        let Some((_, Part::Templates { snapshots: old, .. })) = parts.get_mut(repo) else { return false };
+        let Some((_, Part::Templates { snapshots: old, .. })) = parts.get_mut(repo) else { return };
         let (before, after) = (ids(old), ids(&snapshots));
         if before == after {
-            return false;
+            return;
         }
         *old = snapshots;
         let layout = Layout::build(parts.iter().map(|(name, part)| (name.as_str(), part)));
         self.inner.state.lock().replace_layout(Arc::new(layout));
         let (new, gone) = (after.difference(&before).count(), before.difference(&after).count());
         tracing::info!(repo, new, gone, "the list of snapshots has changed");
-        new > 0
     }
 
     /// Refreshes the index because a blob is missing, at most every few seconds; returns whether that may have helped.
@@ -159,6 +168,10 @@ impl Vfs {
             }
         }
     }
+}
+
+fn ids(snapshots: &[Arc<Snapshot>]) -> BTreeSet<SnapshotId> {
+    snapshots.iter().map(|snapshot| snapshot.id).collect()
 }
 
 /// Finds the directory that is to be the root.

@@ -2,31 +2,105 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use stash_repo::{Tree, TreeId};
 
+use super::state::State;
 use crate::inode::Ino;
+use crate::prefetch::ahead::{FileRuns, LEVELS, Level, Walks, plan_trees};
+use crate::prefetch::{Limits, limits};
 use crate::source::Source;
 
+/// The readers of directories and small files of each repository.
 #[derive(Debug)]
 pub(super) struct ReadAhead {
-    sources: Vec<Arc<dyn Source>>,
-    on: bool,
+    repos: Vec<Repo>,
+}
+
+#[derive(Debug)]
+struct Repo {
+    source: Arc<dyn Source>,
+    limits: Limits,
+    /// Locked after the state, and only where the other is free: who is late plans nothing.
+    walks: Mutex<Walks>,
+    files: Mutex<FileRuns>,
 }
 
 impl ReadAhead {
     pub(super) fn new(sources: &[Arc<dyn Source>], on: bool) -> Self {
-        Self { sources: sources.to_vec(), on }
+        let repo = |source: &Arc<dyn Source>| Repo {
+            source: Arc::clone(source),
+            limits: limits(source.is_remote()),
+            walks: Mutex::default(),
+            files: Mutex::default(),
+        };
+        Self { repos: if on { sources.iter().map(repo).collect() } else { Vec::new() } }
     }
 
-    /// A directory was read from its beginning.
-    pub(super) fn on_readdir(&self, repo: usize, _id: TreeId, tree: &Tree) {
-        let Some(source) = self.sources.get(repo).filter(|_| self.on) else { return };
-        let children: Vec<TreeId> = tree.iter().filter_map(stash_repo::NodeRef::subtree).take(64).collect();
-        if !children.is_empty() {
-            source.prefetch_trees(&children);
+    /// Returns whether anything is fetched ahead.
+    pub(super) fn is_on(&self) -> bool {
+        !self.repos.is_empty()
+    }
+
+    /// A directory below a snapshot was listed from its beginning.
+    pub(super) fn on_readdir(&self, state: &Mutex<State>, repo: usize, dir: Ino, tree: &Arc<Tree>) {
+        let Some(repo) = self.repos.get(repo) else { return };
+        let mut walks = repo.walks.lock();
+        let parent = state.lock().table.get(dir).map(|record| Ino(record.parent));
+        let Some(budget) = walks.on_list(dir, parent, &repo.limits) else { return };
+        let levels = repo.levels(state, dir, tree);
+        let plan = plan_trees(levels, budget, |id| repo.source.try_tree(id));
+        walks.planned(&plan);
+        drop(walks);
+        if !plan.lacking.is_empty() {
+            repo.source.prefetch_trees(&plan.lacking);
         }
     }
 
     /// A file is about to be read.
-    pub(super) fn on_file(&self, _repo: usize, _dir: Ino, _tree: &Arc<Tree>, _position: usize) {}
+    pub(super) fn on_file(&self, state: &Mutex<State>, repo: usize, dir: Ino, tree: &Arc<Tree>, position: usize) {
+        let Some(repo) = self.repos.get(repo) else { return };
+        let id = state.lock().tree_of(dir);
+        let Some(id) = id else { return };
+        let mut files = repo.files.lock();
+        if !files.on_file(dir, &id, position) {
+            return;
+        }
+        let levels = repo.levels(state, dir, tree);
+        let plan = files.plan(dir, position, levels, &repo.limits, |id| repo.source.try_tree(id));
+        drop(files);
+        if !plan.lacking.is_empty() {
+            repo.source.prefetch_trees(&plan.lacking);
+        }
+        if !plan.blobs.is_empty() {
+            // What the budget does not admit is wanted later, and planned again then.
+            repo.source.prefetch_blobs(&plan.blobs);
+        }
+    }
+}
+
+impl Repo {
+    /// The directories from the root's side to the reader's, as far as memory holds them.
+    fn levels(&self, state: &Mutex<State>, dir: Ino, tree: &Arc<Tree>) -> Vec<Level> {
+        let mut above: Vec<(TreeId, usize)> = Vec::new();
+        {
+            let state = state.lock();
+            let mut at = dir;
+            while above.len() < LEVELS
+                && let Some(record) = state.table.get(at)
+                && let Some(position) = record.tree_position()
+                && let Some(id) = state.tree_of(Ino(record.parent))
+            {
+                above.push((id, position + 1));
+                at = Ino(record.parent);
+            }
+        }
+        let mut levels: Vec<Level> = above
+            .into_iter()
+            .map_while(|(id, next)| self.source.try_tree(&id).map(|tree| Level { tree, next }))
+            .collect();
+        levels.reverse();
+        levels.push(Level { tree: Arc::clone(tree), next: 0 });
+        levels
+    }
 }

@@ -177,6 +177,11 @@ impl State {
         }
     }
 
+    /// Returns the tree of a directory below a snapshot, if it is known without I/O.
+    pub(super) fn tree_of(&self, ino: Ino) -> Option<TreeId> {
+        self.dir(ino).map(|dir| dir.tree)
+    }
+
     fn remember(&mut self, ino: Ino, dir: Dir) {
         if self.dirs.len() >= MAX_DIRS {
             self.dirs.clear();
@@ -219,15 +224,13 @@ impl State {
     }
 
     pub(super) fn forget(&mut self, ino: Ino, count: u64) {
-        if self.table.release(ino, count) {
-            self.dirs.remove(&ino);
-        }
-        // A node that is gone may have lived on for what is below it.
-        if !self.gone.is_empty() {
-            let table = &self.table;
-            self.gone.retain(|ino, _| table.get(*ino).is_some());
-        }
-        if let Err(error) = self.table.commit() {
+        let Self { table, dirs, gone, .. } = self;
+        table.release(ino, count, |freed| {
+            dirs.remove(&freed);
+            gone.remove(&freed);
+        });
+        // At once: a process that takes over must not hold what the kernel has let go.
+        if let Err(error) = table.commit() {
             tracing::warn!(%error, "the table of inodes could not be written; what was freed stays in it");
         }
     }
@@ -278,7 +281,7 @@ impl State {
                 Ok(Some(entry)) => {
                     let full = sink.add(entry.attr.ino, next, node.kind(), name, Some(&entry));
                     if full {
-                        self.table.release(entry.attr.ino, 1);
+                        self.forget(entry.attr.ino, 1);
                     }
                     full
                 }
@@ -332,7 +335,7 @@ impl State {
             let entry = counted.map(|ino| layout_entry(ino, node, owners));
             if sink.add(node.ino, node.offset, node.file_type(), node.name.as_bytes(), entry.as_ref()) {
                 if let Some(ino) = counted {
-                    self.table.release(ino, 1);
+                    self.forget(ino, 1);
                 }
                 break;
             }
