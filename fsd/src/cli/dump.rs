@@ -1,6 +1,7 @@
 //! `dump`: a file, or a directory as an archive, to standard output or into a file; streamed.
 
 mod archive;
+mod zip;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -37,7 +38,7 @@ pub struct Args {
 
 /// The form of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Archive {
+pub(super) enum Archive {
     /// POSIX tar with owners, times to the nanosecond, extended attributes, hard links and devices
     Tar,
     /// Zip, with files, directories and symbolic links

@@ -132,6 +132,7 @@ impl From<stash_repo::RepoError> for CliError {
                 Exit::Locked,
                 Some("wait for the other process, or remove its lock with `stash-fs unlock` if it is dead"),
             ),
+            E::LockLost { .. } => (Exit::Failure, Some("run it again; what was stored so far is used")),
             E::SnapshotNotFound { .. } => (Exit::Failure, Some("`stash-fs snapshots` lists what there is")),
             E::BlobMissing { .. } | E::BadBlob { .. } | E::WrongMac { .. } | E::WrongHash { .. } => {
                 (Exit::Failure, Some("the repository is damaged; `stash-fs check --read-data` names all that is"))

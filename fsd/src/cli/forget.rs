@@ -291,12 +291,13 @@ async fn carry_out(
     if !args.prune || count == 0 {
         return Ok(());
     }
-    if args.dry_run {
-        return out.say("prune would run now; what it would remove is known only when the snapshots are gone");
-    }
     let session = context.session(access, held, context.pack_options(false)?);
-    let report = prune(&session, &args.prune_args.options(false), context.stop()).await;
-    print_prune(&report.map_err(|error| context.ended(error))?, false, out)
+    let mut options = args.prune_args.options(args.dry_run);
+    if args.dry_run {
+        options.without.clone_from(&plan.remove);
+    }
+    let report = prune(&session, &options, context.stop()).await;
+    print_prune(&report.map_err(|error| context.ended(error))?, args.dry_run, out)
 }
 
 /// restic's object of a group (restic, `cmd/restic/cmd_forget.go`, `ForgetGroup`).

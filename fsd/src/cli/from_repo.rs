@@ -11,7 +11,7 @@ use super::{CliError, CliResult, Context, global, password};
 
 /// restic's options of the source.
 #[derive(Debug, Clone, Args)]
-pub struct FromRepo {
+pub(super) struct FromRepo {
     /// The source repository
     #[arg(long, env = "RESTIC_FROM_REPOSITORY", hide_env_values = true, value_name = "REPOSITORY")]
     from_repo: Option<String>,

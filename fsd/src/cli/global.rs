@@ -304,8 +304,10 @@ impl Context {
     pub(super) fn run(&self, verb: impl Future<Output = CliResult<Exit>>) -> CliResult<Exit> {
         self.block_on(async {
             tokio::select! {
-                result = verb => result,
+                // The handlers stand before the verb begins.
+                biased;
                 result = interrupt::signal() => interrupted(result),
+                result = verb => result,
             }
         })
     }

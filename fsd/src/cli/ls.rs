@@ -142,7 +142,7 @@ struct Place {
     descend: bool,
 }
 
-/// Says whether an entry lies in one of the directories (directly, or anywhere with `recursive`), or on the way to one.
+/// Says whether an entry is one of the directories or lies in one (directly, or anywhere with `recursive`), or on the way to one.
 fn place(path: &[u8], directories: &[Vec<u8>], recursive: bool) -> Place {
     if directories.is_empty() {
         return Place { shown: true, descend: true };
@@ -152,7 +152,9 @@ fn place(path: &[u8], directories: &[Vec<u8>], recursive: bool) -> Place {
     };
     let parent = path.iter().rposition(|&b| b == b'/').map_or(path, |at| &path[..at]);
     Place {
-        shown: directories.iter().any(|dir| if recursive { within(path, dir) } else { parent == dir.as_slice() }),
+        shown: directories
+            .iter()
+            .any(|dir| if recursive { within(path, dir) } else { parent == dir.as_slice() || path == dir.as_slice() }),
         descend: directories.iter().any(|dir| within(dir, path) || (recursive && within(path, dir))),
     }
 }
@@ -166,7 +168,7 @@ mod tests {
         let directories = [clean("/a/b/"), clean("/c")];
         let table = [
             ("/a", false, true, false, true),
-            ("/a/b", false, true, true, true),
+            ("/a/b", true, true, true, true),
             ("/a/b/x", true, false, true, true),
             ("/a/b/x/y", false, false, true, true),
             ("/a/bx", false, false, false, false),

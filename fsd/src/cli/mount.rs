@@ -167,6 +167,9 @@ pub(super) fn run(args: Args, context: Context) -> CliResult<Exit> {
 
 /// Mounts, and stays until the mount is gone.
 async fn serve(args: &Args, context: &Context, ready: &mut Ready) -> CliResult<Exit> {
+    if context.global.deadline.is_zero() {
+        return Err(CliError::usage("with --deadline 0 every request would fail"));
+    }
     let mut signals = Signals::new()?;
     let locations = open::locations(&context.global)?;
     let mountpoint = check::mountpoint(args.mountpoint()?, &locations, context.global.cache_directory().as_deref())?;
@@ -218,7 +221,6 @@ impl DirSink for Full {
 }
 
 fn session_options(args: &Args, context: &Context, opened: &Opened) -> SessionOptions {
-    let deadline = context.global.deadline;
     SessionOptions {
         mount: MountOptions {
             source: opened.source.clone(),
@@ -227,11 +229,26 @@ fn session_options(args: &Args, context: &Context, opened: &Opened) -> SessionOp
         },
         threads: usize::from(args.threads),
         read_ahead_kib: if opened.all_local { READ_AHEAD_LOCAL_KIB } else { READ_AHEAD_REMOTE_KIB },
-        // The layers below have the deadline too, and name the file: they get the chance to say so first.
         dispatch: DispatchOptions {
-            deadline: deadline + (deadline / 20).min(Duration::from_secs(1)),
+            deadline: request_deadline(context.global.deadline, fuse::mount::kernel_request_timeout()),
             ..DispatchOptions::default()
         },
+    }
+}
+
+/// Returns the deadline of a FUSE request. The layers below have `deadline` too, and name the file: they get the chance to
+/// say so first. Where the kernel would give up earlier, and the whole mount with it, the request must.
+fn request_deadline(deadline: Duration, kernel: Option<Duration>) -> Duration {
+    let ours = deadline + (deadline / 20).min(Duration::from_secs(1));
+    match kernel {
+        Some(kernel) if ours > kernel * 4 / 5 => {
+            tracing::warn!(
+                deadline_seconds = (kernel * 4 / 5).as_secs(),
+                "fs.fuse's request timeout is shorter than --deadline, which is cut"
+            );
+            kernel * 4 / 5
+        }
+        _ => ours,
     }
 }
 
@@ -378,6 +395,26 @@ impl From<MountError> for CliError {
         match hint {
             Some(hint) => failure.hint(hint),
             None => failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_deadline_of_a_request_lies_between_the_stores_and_the_kernels() {
+        let seconds = Duration::from_secs_f64;
+        let table = [
+            (30.0, None, 31.0),
+            (2.0, None, 2.1),
+            (600.0, None, 601.0),
+            (30.0, Some(60.0), 31.0),
+            (60.0, Some(60.0), 48.0),
+        ];
+        for (deadline, kernel, expected) in table {
+            assert_eq!(request_deadline(seconds(deadline), kernel.map(seconds)), seconds(expected));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `prune`: remove data that no snapshot needs.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
@@ -14,7 +15,7 @@ use super::{CliError, CliResult, Context, Exit};
 
 /// restic's options of prune, which `forget --prune` takes too.
 #[derive(Debug, Clone, ClapArgs)]
-pub struct PruneArgs {
+pub(super) struct PruneArgs {
     /// Unused data that may stay: a size, `x%`, or `unlimited`
     #[arg(long, value_name = "LIMIT", default_value = "5%", value_parser = parse_limit)]
     max_unused: Limit,
@@ -48,6 +49,7 @@ impl PruneArgs {
             repack_small: self.repack_small,
             repack_uncompressed: self.repack_uncompressed,
             keep_marked: self.keep_delete,
+            without: BTreeSet::new(),
             dry_run,
         }
     }

@@ -55,10 +55,10 @@ pub struct Args {
 #[derive(Debug, ClapArgs)]
 pub(super) struct Patterns {
     /// Take only what this pattern matches (repeatable; `!` in front takes back)
-    #[arg(short, long, value_name = "PATTERN")]
+    #[arg(short, long, value_name = "PATTERN", allow_hyphen_values = true)]
     include: Vec<String>,
     /// As --include, ignoring case
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
     iinclude: Vec<String>,
     /// Take the patterns of --include from a file, one a line
     #[arg(long, value_name = "FILE")]
@@ -67,10 +67,10 @@ pub(super) struct Patterns {
     #[arg(long, value_name = "FILE")]
     iinclude_file: Vec<PathBuf>,
     /// Leave out what this pattern matches (repeatable; `!` in front takes back)
-    #[arg(short, long, value_name = "PATTERN")]
+    #[arg(short, long, value_name = "PATTERN", allow_hyphen_values = true)]
     exclude: Vec<String>,
     /// As --exclude, ignoring case
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true)]
     iexclude: Vec<String>,
     /// Take the patterns of --exclude from a file, one a line
     #[arg(long, value_name = "FILE")]
@@ -182,6 +182,8 @@ pub(super) async fn run(args: Args, context: &Context) -> CliResult<Exit> {
         progress: Progress::bytes(&context.global, "restore"),
         interrupt: context.interrupt.clone(),
         out: parking_lot::Mutex::new(context.out()),
+        json: context.global.json,
+        verbose: context.global.verbosity(),
         wants_total: !context.global.quiet,
         dry_run: args.dry_run,
     });
@@ -232,6 +234,8 @@ struct Screen {
     interrupt: Interrupt,
     /// A leaf lock.
     out: parking_lot::Mutex<Out>,
+    json: bool,
+    verbose: u8,
     wants_total: bool,
     dry_run: bool,
 }
@@ -280,7 +284,7 @@ struct ErrorText<'a> {
 
 impl Screen {
     /// Prints a line of JSON; a closed pipe ends the work.
-    fn json(&self, message: &Message<'_>) {
+    fn print(&self, message: &Message<'_>) {
         let mut out = self.out.lock();
         if out.json_line(message).and_then(|()| out.finish()).is_err() {
             self.interrupt.set();
@@ -294,9 +298,6 @@ impl Observer for Screen {
         let files = u64::from(action != Action::Deleted);
         // What was written is counted as it is written.
         self.progress.add(files, if skipped || self.dry_run { bytes } else { 0 });
-        let out = self.out.lock();
-        let (json, verbose) = (out.json, out.verbose);
-        drop(out);
         if let Some(counts) = self.progress.due() {
             let percent_done = if counts.total_bytes == 0 {
                 0.0
@@ -305,7 +306,7 @@ impl Observer for Screen {
                 let share = counts.bytes as f64 / counts.total_bytes as f64;
                 share.min(1.0)
             };
-            self.json(&Message::Status {
+            self.print(&Message::Status {
                 seconds_elapsed: counts.seconds_elapsed,
                 percent_done,
                 total_files: counts.total_files,
@@ -314,7 +315,7 @@ impl Observer for Screen {
                 bytes_restored: counts.bytes,
             });
         }
-        if verbose < 2 {
+        if self.verbose < 2 {
             return;
         }
         let word = match action {
@@ -324,9 +325,9 @@ impl Observer for Screen {
             Action::Kept => "skipped",
             Action::Deleted => "deleted",
         };
-        if json {
+        if self.json {
             let item = String::from_utf8_lossy(path);
-            self.json(&Message::VerboseStatus { action: word, item: &item, size: bytes });
+            self.print(&Message::VerboseStatus { action: word, item: &item, size: bytes });
         } else {
             let mut out = self.out.lock();
             let line = format!("{word:<9} {} with size {}", show_name(path), format_bytes(bytes));
@@ -337,8 +338,7 @@ impl Observer for Screen {
     }
 
     fn failed(&self, path: &[u8], error: &str) {
-        let json = self.out.lock().json;
-        if json {
+        if self.json {
             let item = String::from_utf8_lossy(path);
             let message = Message::Error { error: ErrorText { message: error }, during: "restore", item: &item };
             // On standard error, as restic does.

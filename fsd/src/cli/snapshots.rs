@@ -35,7 +35,7 @@ pub struct Args {
 
 /// restic's `--group-by`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct GroupBy {
+pub(super) struct GroupBy {
     /// By host name.
     pub host: bool,
     /// By the set of paths.
@@ -76,7 +76,8 @@ impl GroupKey {
         Self {
             hostname: if by.host { snapshot.hostname.clone() } else { String::new() },
             paths: by.paths.then(|| sorted(&snapshot.paths)),
-            tags: by.tags.then(|| sorted(&snapshot.tags)),
+            // restic has `null` for a snapshot without tags.
+            tags: by.tags.then(|| sorted(&snapshot.tags)).filter(|tags| !tags.is_empty()),
         }
     }
 }

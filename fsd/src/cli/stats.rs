@@ -28,7 +28,7 @@ pub struct Args {
 
 /// restic's counting modes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
+pub(super) enum Mode {
     /// The size of all files as if each snapshot were restored
     RestoreSize,
     /// The size of files with different contents
@@ -62,7 +62,6 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn is_none_or_zero(number: &Option<f64>) -> bool {
     number.is_none_or(|number| number == 0.0)
 }

@@ -64,8 +64,8 @@ pub(super) fn format_bytes(bytes: u64) -> String {
         b if b >= 1 << 10 => (10, "KiB"),
         _ => return format!("{bytes} B"),
     };
-    // Three digits after the point: a quotient of integers, so that no float rounds up to the next unit.
-    let thousandths = (u128::from(bytes) * 1000) >> shift;
+    // Three digits after the point, rounded as Go's %.3f does.
+    let thousandths = ((u128::from(bytes) * 1000) + (1 << (shift - 1))) >> shift;
     format!("{}.{:03} {unit}", thousandths / 1000, thousandths % 1000)
 }
 
@@ -131,7 +131,7 @@ mod tests {
             (1024, "1.000 KiB"),
             (1536, "1.500 KiB"),
             ((1 << 20) - 1, "1023.999 KiB"),
-            (u64::MAX, "16777215.999 TiB"),
+            (u64::MAX, "16777216.000 TiB"),
         ];
         for (bytes, want) in table {
             assert_eq!(format_bytes(bytes), want);

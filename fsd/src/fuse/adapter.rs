@@ -655,8 +655,10 @@ impl<T: ReadTree> DirSink for PlusSink<T> {
         let Some(reply) = self.reply.as_mut() else { return true };
         let (ttl, attr) = match entry {
             Some(entry) => (entry.ttl, file_attr(&entry.attr)),
-            // `.` and `..`: the kernel ignores their attributes.
-            None => (Duration::ZERO, bare_attr(ino, file_type(kind))),
+            // The kernel takes nothing but the number of these two.
+            None if matches!(name, b"." | b"..") => (Duration::ZERO, bare_attr(ino, file_type(kind))),
+            // Node id 0: a name without attributes, which counts no lookup; the kernel asks for them when it needs them.
+            None => (Duration::ZERO, bare_attr(Ino(0), file_type(kind))),
         };
         let full = reply.add(INodeNo(ino.0), next, OsStr::from_bytes(name), &ttl, &attr, Generation(0));
         if !full && entry.is_some() {

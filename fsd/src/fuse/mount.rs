@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -241,6 +242,22 @@ fn unmount_by_helper(mountpoint: &Path, lazy: bool) -> Result<(), MountError> {
     Err(MountError::Unmount { mountpoint: mountpoint.to_owned(), message })
 }
 
+/// Returns how long the kernel waits for an answer before it aborts the whole connection, where an administrator has set a
+/// limit (`fs.fuse.default_request_timeout` and `max_request_timeout`, Linux 6.15; 0 means none).
+#[must_use]
+pub fn kernel_request_timeout() -> Option<Duration> {
+    let read = |name: &str| std::fs::read_to_string(Path::new("/proc/sys/fs/fuse").join(name)).ok();
+    ["default_request_timeout", "max_request_timeout"]
+        .into_iter()
+        .filter_map(read)
+        .filter_map(|text| limit(&text))
+        .min()
+}
+
+fn limit(text: &str) -> Option<Duration> {
+    text.trim().parse().ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
+}
+
 /// Ends a connection by force: every request in flight and all later ones fail. For root, and for a mount that is hung.
 ///
 /// # Errors
@@ -265,6 +282,14 @@ mod tests {
             "ro,nodev,nosuid,subtype=stash-fs,fsname=s3:host/a_suid_allow_other__b,default_permissions"
         );
         assert_eq!(options(""), "ro,nodev,nosuid,subtype=stash-fs,fsname=stash-fs,default_permissions");
+    }
+
+    #[test]
+    fn test_kernel_limits_are_seconds_and_0_is_none() {
+        let table = [("0\n", None), ("60\n", Some(60)), ("", None), ("x", None)];
+        for (text, expected) in table {
+            assert_eq!(limit(text), expected.map(Duration::from_secs), "{text:?}");
+        }
     }
 
     #[test]

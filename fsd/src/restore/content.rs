@@ -105,7 +105,28 @@ fn check_part(shared: &Shared, job: &FileJob, pieces: Vec<Piece>) -> Vec<Piece> 
     };
     let Ok(file) = part.try_clone().map(std::fs::File::from) else { return pieces };
     let mut buffer = Vec::new();
-    pieces.into_iter().filter(|piece| !read_piece(&file, piece, &mut buffer)).collect()
+    let mut missing = Vec::new();
+    for piece in pieces {
+        if read_piece(&file, &piece, &mut buffer) {
+            shared.observer.wrote(piece.len_bytes.into());
+        } else {
+            missing.push(piece);
+        }
+    }
+    missing
+}
+
+/// Returns whether a file holds just these blobs.
+pub(super) fn holds(shared: &Shared, fd: &OwnedFd, content: &[BlobId]) -> bool {
+    let Ok(file) = fd.try_clone().map(std::fs::File::from) else { return false };
+    let (mut offset, mut buffer) = (0, Vec::new());
+    content.iter().all(|blob| {
+        let Ok(Some(len_bytes)) = shared.repository.blobs().plain_bytes(blob) else { return false };
+        buffer.resize(len_bytes as usize, 0);
+        let right = file.read_exact_at(&mut buffer, offset).is_ok() && Id::hash(&buffer) == blob.0;
+        offset += u64::from(len_bytes);
+        right
+    })
 }
 
 /// Reads a piece of a file into `buffer`; returns whether it is the blob.
@@ -164,14 +185,13 @@ fn open_part(shared: &Shared, job: &FileJob, create: bool) -> io::Result<Option<
             let fd = rustix::fs::openat(&dir, job.part.as_c_str(), create, Mode::RUSR | Mode::WUSR)?;
             state.fresh = true;
             if job.size >= PREALLOCATE_BYTES && !shared.options.sparse {
-                match rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, job.size) {
-                    Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => {
-                        // The space it got before it failed is given back.
-                        drop(rustix::fs::unlinkat(&dir, job.part.as_c_str(), AtFlags::empty()));
-                        return Err(error.into());
-                    }
-                    // Not every file system can.
-                    Ok(()) | Err(_) => {}
+                // Not every file system can; only a full one ends it.
+                if let Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) =
+                    rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, job.size)
+                {
+                    // The space it got before it failed is given back.
+                    let _ = rustix::fs::unlinkat(&dir, job.part.as_c_str(), AtFlags::empty());
+                    return Err(error.into());
                 }
             }
             fd
@@ -205,25 +225,26 @@ fn write_group(
     ids: &[BlobId],
     blobs: &[RepoResult<BlobData>],
 ) {
-    let mut fetched = ids.iter().zip(blobs).peekable();
+    let mut at = 0;
     for piece in group {
-        while fetched.peek().is_some_and(|(id, _)| **id != piece.blob) && ids.contains(&piece.blob) {
-            fetched.next();
+        // Both are in the same order, so the blob is this one or the next.
+        if ids.get(at) != Some(&piece.blob) && ids.get(at + 1) == Some(&piece.blob) {
+            at += 1;
         }
         let job = &files[piece.file];
         if !job.is_failed() {
-            match fetched.peek().filter(|(id, _)| **id == piece.blob) {
-                Some((_, Ok(data))) if data.len() == piece.len_bytes as usize => {
+            match blobs.get(at).filter(|_| ids.get(at) == Some(&piece.blob)) {
+                Some(Ok(data)) if data.len() == piece.len_bytes as usize => {
                     if let Err(error) = write_piece(shared, job, piece, data) {
                         job.fail(error);
                     }
                 }
-                Some((id, Ok(data))) => {
-                    job.fail(format_args!("blob {id} has {} bytes, the index says {}", data.len(), piece.len_bytes));
+                Some(Ok(data)) => {
+                    let (blob, has) = (piece.blob, data.len());
+                    job.fail(format_args!("blob {blob} has {has} bytes, the index says {}", piece.len_bytes));
                 }
-                Some((_, Err(error))) => job.fail(error),
-                // The file failed after the fetch began, or before it and another one shares the blob.
-                None => job.fail("its blob was not fetched"),
+                Some(Err(error)) => job.fail(error),
+                None => job.fail(format_args!("blob {} was not fetched", piece.blob)),
             }
         }
         if job.complete(1) {
@@ -302,7 +323,7 @@ fn finish(shared: &Shared, job: &FileJob) {
         Err(error) => {
             if let Ok((dir, _)) = shared.target.parent(&job.path) {
                 // There may be none.
-                drop(rustix::fs::unlinkat(&dir, job.part.as_c_str(), AtFlags::empty()));
+                let _ = rustix::fs::unlinkat(&dir, job.part.as_c_str(), AtFlags::empty());
             }
             shared.failed(&job.path, error);
         }
@@ -334,22 +355,13 @@ fn put_in_place(shared: &Shared, job: &FileJob) -> io::Result<()> {
 
 /// Reads the whole part again and compares it with the hashes of its blobs.
 fn verify(shared: &Shared, job: &FileJob, fd: &OwnedFd) -> io::Result<()> {
-    let file = std::fs::File::from(fd.try_clone()?);
     // From the disk, as far as the system lets go of what it holds in memory.
     rustix::fs::fdatasync(fd)?;
-    drop(rustix::fs::fadvise(fd, 0, None, rustix::fs::Advice::DontNeed));
-    let (mut offset, mut buffer) = (0, Vec::new());
-    for &blob in job.source.node().content() {
-        let len_bytes = shared.repository.blobs().plain_bytes(&blob).ok().flatten();
-        let Some(len_bytes) = len_bytes else { return Err(io::Error::other(format!("blob {blob} is lost"))) };
-        buffer.resize(len_bytes as usize, 0);
-        file.read_exact_at(&mut buffer, offset)?;
-        if Id::hash(&buffer) != blob.0 {
-            return Err(io::Error::other(format!("verification: bytes from {offset} on are not blob {blob}")));
-        }
-        offset += u64::from(len_bytes);
+    let _ = rustix::fs::fadvise(fd, 0, None, rustix::fs::Advice::DontNeed);
+    if holds(shared, fd, job.source.node().content()) {
+        return Ok(());
     }
-    Ok(())
+    Err(io::Error::other("verification: what was written reads back differently"))
 }
 
 #[cfg(test)]

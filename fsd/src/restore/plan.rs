@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
 use super::batch::{After, Batch, Check, FileJob, MAX_PIECES, Piece};
-use super::content::open_regular;
+use super::content::{holds, open_regular};
 use super::decide::{Decision, Existing, Wanted, decide};
 use super::delete::{clear_way, extras, part_name};
 use super::meta::Meta;
@@ -23,7 +23,7 @@ use crate::walk::{Located, Step, Visited, Walk};
 /// A directory on the way down.
 struct Level {
     path: Vec<u8>,
-    /// The entry; none for the target itself.
+    /// The entry; none for a target that was there already.
     entry: Option<Visited>,
     made: Made,
 }
@@ -36,6 +36,8 @@ enum Made {
     New,
     /// It was there.
     Existed,
+    /// It could not be made, and that was said.
+    Failed,
 }
 
 struct Planner<'a> {
@@ -76,7 +78,14 @@ pub(super) fn run(
     batches: &Sender<Batch>,
     handle: &Handle,
 ) -> Result<(), RestoreError> {
-    let root = Level { path: Vec::new(), entry: None, made: Made::Existed };
+    // A target that was not there becomes the directory that is restored into it; one that was there keeps its owner,
+    // mode and times, for it may be `/`.
+    let entry = match from {
+        Located::Entry(entry) if entry.node().kind() == NodeKind::Dir && shared.target.made => Some(entry.clone()),
+        _ => None,
+    };
+    let made = if entry.is_some() { Made::New } else { Made::Existed };
+    let root = Level { path: Vec::new(), entry, made };
     let mut planner = Planner { shared, batches, batch: Batch::default(), levels: vec![root], links: HashMap::new() };
     match from {
         Located::Entry(entry) if entry.node().kind() != NodeKind::Dir => {
@@ -149,8 +158,10 @@ impl Planner<'_> {
     /// Makes all directories down to the present one; returns whether they stand.
     fn ensure(&mut self) -> bool {
         for level in &mut self.levels {
-            if level.made != Made::NotYet {
-                continue;
+            match level.made {
+                Made::NotYet => {}
+                Made::Failed => return false,
+                Made::New | Made::Existed => continue,
             }
             match make_directory(self.shared, &level.path) {
                 Ok(made) => {
@@ -159,6 +170,7 @@ impl Planner<'_> {
                     self.shared.done(action, &level.path, 0);
                 }
                 Err(error) => {
+                    level.made = Made::Failed;
                     self.shared.failed(&level.path, format_args!("make directory: {error}; all in it is left out"));
                     return false;
                 }
@@ -171,6 +183,9 @@ impl Planner<'_> {
     fn leave(&mut self, tree: Option<TreeId>) {
         let Some(level) = self.levels.pop() else { return };
         let options = &self.shared.options;
+        if level.made == Made::Failed {
+            return;
+        }
         if level.made == Made::NotYet {
             // Nothing in it was taken; with --delete what is there may still be too much.
             if options.delete && tree.is_some() {
@@ -288,14 +303,20 @@ impl Planner<'_> {
         let node = entry.node();
         let content = node.content();
         let meta = Meta::of(node, self.shared.options.owner);
-        if decision == Decision::Same {
-            let (dir, name) = self.shared.target.parent(&entry.path)?;
-            meta.apply(self.shared, open_regular(&dir, &name)?.as_fd())?;
-            self.shared.done(Action::Unchanged, &entry.path, size);
-            return Ok(());
-        }
-        // Whether all of a file is there can be seen in one batch only; a file of more is compared with its part alone.
+        // Batches compare files side by side, but one at a time sees all of a file; one of more pieces is compared here.
         let compare = decision == Decision::Compare && content.len() <= MAX_PIECES;
+        if matches!(decision, Decision::Same | Decision::Compare) && !compare {
+            let (dir, name) = self.shared.target.parent(&entry.path)?;
+            match open_regular(&dir, &name) {
+                Ok(file) if decision == Decision::Same || holds(self.shared, &file, content) => {
+                    meta.apply(self.shared, file.as_fd())?;
+                    self.shared.done(Action::Unchanged, &entry.path, size);
+                    return Ok(());
+                }
+                // One that its owner may not read is written anew.
+                Ok(_) | Err(_) => {}
+            }
+        }
         let check = if compare { Check::Existing } else { Check::Part };
         let part = part_name(&part_hash(&entry.path, content));
         let (path, source) = (entry.path.clone(), entry.clone());
@@ -413,7 +434,7 @@ fn make_special(
     meta: &Meta,
 ) -> io::Result<()> {
     let part = part_name(&part_hash(path, &[]));
-    drop(rustix::fs::unlinkat(dir, part.as_c_str(), AtFlags::empty()));
+    let _ = rustix::fs::unlinkat(dir, part.as_c_str(), AtFlags::empty());
     let node_of = |kind, device| rustix::fs::mknodat(dir, part.as_c_str(), kind, Mode::RUSR | Mode::WUSR, device);
     match node.kind() {
         NodeKind::Symlink => {
@@ -431,7 +452,7 @@ fn make_special(
         .apply_at(shared, dir.as_fd(), &part)
         .and_then(|()| Ok(rustix::fs::renameat(dir, part.as_c_str(), dir, name)?));
     if placed.is_err() {
-        drop(rustix::fs::unlinkat(dir, part.as_c_str(), AtFlags::empty()));
+        let _ = rustix::fs::unlinkat(dir, part.as_c_str(), AtFlags::empty());
     }
     placed
 }
@@ -488,11 +509,11 @@ fn link(shared: &Shared, path: &[u8], to: &[u8], meta: &Meta) -> io::Result<()> 
         }
     }
     let part = part_name(&part_hash(path, &[]));
-    drop(rustix::fs::unlinkat(&dir, part.as_c_str(), AtFlags::empty()));
+    let _ = rustix::fs::unlinkat(&dir, part.as_c_str(), AtFlags::empty());
     rustix::fs::linkat(&to_dir, to_name.as_c_str(), &dir, part.as_c_str(), AtFlags::empty())?;
     let placed = rustix::fs::renameat(&dir, part.as_c_str(), &dir, name.as_c_str());
     if placed.is_err() {
-        drop(rustix::fs::unlinkat(&dir, part.as_c_str(), AtFlags::empty()));
+        let _ = rustix::fs::unlinkat(&dir, part.as_c_str(), AtFlags::empty());
     }
     placed?;
     shared.done(action, path, 0);

@@ -21,6 +21,8 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 pub(super) struct Target {
     /// `None` in a dry run whose target does not exist.
     root: Option<OwnedFd>,
+    /// It was not there before.
+    pub(super) made: bool,
     /// The kernel, or a filter of system calls, has no `openat2`.
     no_openat2: AtomicBool,
 }
@@ -43,15 +45,15 @@ impl Target {
     pub(super) fn open(path: &Path, dry_run: bool) -> io::Result<Self> {
         let open =
             || rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        let root = match open() {
-            Err(rustix::io::Errno::NOENT) if dry_run => None,
+        let (root, made) = match open() {
+            Err(rustix::io::Errno::NOENT) if dry_run => (None, true),
             Err(rustix::io::Errno::NOENT) => {
                 std::fs::create_dir_all(path)?;
-                Some(open()?)
+                (Some(open()?), true)
             }
-            other => Some(other?),
+            other => (Some(other?), false),
         };
-        Ok(Self { root, no_openat2: AtomicBool::new(false) })
+        Ok(Self { root, made, no_openat2: AtomicBool::new(false) })
     }
 
     /// Opens a directory below the target; the empty path is the target itself.
@@ -63,7 +65,7 @@ impl Target {
         }
         let mut at: Option<OwnedFd> = None;
         for piece in pieces(path) {
-            let from = at.as_ref().map_or(root.as_fd(), AsFd::as_fd);
+            let from = at.as_ref().map_or_else(|| root.as_fd(), AsFd::as_fd);
             at = Some(self.open_piece(from, piece)?);
         }
         at.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))

@@ -11,6 +11,7 @@ use tar::{EntryType, Header};
 
 use super::super::output::show_name;
 use super::super::{CliError, CliResult, Exit};
+use super::zip::{Entry, ZipStream};
 use super::{content_bytes, write_content};
 use crate::walk::{Located, Step, Visited, Walk};
 
@@ -268,7 +269,7 @@ fn decimal(time: Timestamp) -> String {
     if nanos == 0 { format!("{sign}{secs}") } else { format!("{sign}{secs}.{nanos:09}") }
 }
 
-/// Writes a zip, with data descriptors, so that nothing need be known before it is written.
+/// Writes a zip.
 pub(super) async fn zip(
     repository: &Repository,
     located: &Located,
@@ -277,11 +278,10 @@ pub(super) async fn zip(
 ) -> CliResult<Exit> {
     let prefix = prefix(located);
     let mut exit = Exit::Success;
-    let mut zip = ::zip::ZipWriter::new_stream(to);
-    let failed = |error: ::zip::result::ZipError| match error {
-        ::zip::result::ZipError::Io(error) => CliError::from(error),
-        other => CliError::failure(format!("write zip: {other}")),
-    };
+    let mut zip = ZipStream::new(to);
+    if let Located::Entry(entry) = located {
+        zip.small(zip_entry(entry.node(), [prefix.as_slice(), b"/"].concat()), b"")?;
+    }
     let mut walk = Walk::new(repository, root);
     while let Some(step) = walk.next().await {
         let entry = match step {
@@ -294,14 +294,13 @@ pub(super) async fn zip(
             Step::Leave { .. } => continue,
         };
         let node = entry.node();
-        let name = String::from_utf8_lossy(&name_in(&prefix, &entry.path)).into_owned();
-        let options = zip_options(node);
+        let mut name = name_in(&prefix, &entry.path);
         match node.kind() {
-            NodeKind::Dir => zip.add_directory(name, options).map_err(failed)?,
-            NodeKind::Symlink => {
-                let target = String::from_utf8_lossy(node.link_target());
-                zip.add_symlink(name, target, options).map_err(failed)?;
+            NodeKind::Dir => {
+                name.push(b'/');
+                zip.small(zip_entry(node, name), b"")?;
             }
+            NodeKind::Symlink => zip.small(zip_entry(node, name), node.link_target())?,
             NodeKind::File => {
                 let size = match content_bytes(repository, node) {
                     Ok(size) => size,
@@ -311,11 +310,11 @@ pub(super) async fn zip(
                         continue;
                     }
                 };
-                // 4 GiB and more need the longer form, which must be known here.
-                zip.start_file(name, options.large_file(size >= u64::from(u32::MAX))).map_err(failed)?;
-                write_content(repository, node, &mut zip)
+                let mut content = zip.file(zip_entry(node, name), size)?;
+                write_content(repository, node, &mut content)
                     .await
                     .map_err(|error| error.context(format_args!("dump {}", show_name(&entry.path))))?;
+                content.finish()?;
             }
             // A zip cannot hold them; tar does.
             _ => {
@@ -324,26 +323,33 @@ pub(super) async fn zip(
             }
         }
     }
-    zip.finish().map_err(failed)?;
+    zip.finish()?;
     Ok(exit)
 }
 
-fn zip_options(node: NodeRef<'_>) -> ::zip::write::SimpleFileOptions {
+fn zip_entry(node: NodeRef<'_>, name: Vec<u8>) -> Entry {
+    let kind = match node.kind() {
+        NodeKind::Dir => libc::S_IFDIR,
+        NodeKind::Symlink => libc::S_IFLNK,
+        _ => libc::S_IFREG,
+    };
+    let mtime = node.mtime().secs;
+    Entry { name, mode: kind | node.mode(), uid: node.uid(), gid: node.gid(), mtime, dos: dos_time(mtime) }
+}
+
+/// MS-DOS's date and time, in the zone of this machine, from 1980 to 2107.
+fn dos_time(secs: i64) -> (u16, u16) {
     use jiff::tz::TimeZone;
-    let options = ::zip::write::SimpleFileOptions::default()
-        .compression_method(::zip::CompressionMethod::Deflated)
-        .unix_permissions(node.mode() & 0o777);
-    let time = jiff::Timestamp::from_second(node.mtime().secs).ok().map(|time| time.to_zoned(TimeZone::system()));
-    let part = |value: i8| u8::try_from(value).unwrap_or(0);
-    let dos = time.and_then(|time| {
-        let year = u16::try_from(time.year()).ok()?;
-        let (month, day) = (part(time.month()), part(time.day()));
-        let (hour, minute, second) = (part(time.hour()), part(time.minute()), part(time.second()));
-        ::zip::DateTime::from_date_and_time(year, month, day, hour, minute, second).ok()
-    });
-    match dos {
-        Some(time) => options.last_modified_time(time),
-        None => options,
+    let first = (1 << 5 | 1, 0);
+    let Ok(time) = jiff::Timestamp::from_second(secs) else { return first };
+    let time = time.to_zoned(TimeZone::system());
+    let part = |value: i8| u16::try_from(value).unwrap_or(0);
+    match u16::try_from(time.year()).ok().and_then(|year| year.checked_sub(1980)).filter(|&years| years < 128) {
+        Some(years) => (
+            years << 9 | part(time.month()) << 5 | part(time.day()),
+            part(time.hour()) << 11 | part(time.minute()) << 5 | (part(time.second()) / 2),
+        ),
+        None => first,
     }
 }
 
@@ -353,7 +359,7 @@ mod tests {
 
     #[test]
     fn test_record_counts_its_own_length() {
-        for (value, want) in [(1, 7), (90, 97), (92, 99), (93, 101), (990, 998)] {
+        for (value, want) in [(1, 6), (90, 96), (92, 98), (93, 99), (94, 101), (990, 997)] {
             let mut pax = Pax::default();
             pax.record(b"a", &vec![b'x'; value]);
             let text = String::from_utf8(pax.records.clone()).unwrap();

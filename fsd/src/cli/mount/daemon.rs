@@ -64,8 +64,14 @@ fn arguments() -> CliResult<Vec<OsString>> {
     if !arguments.is_empty() {
         arguments.remove(0);
     }
-    arguments.push(format!("--{CHILD_OPTION}").into());
-    Ok(arguments)
+    Ok(for_child(arguments))
+}
+
+/// Adds the option that makes the child; behind `--` it would be a mountpoint.
+fn for_child(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let place = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
+    arguments.insert(place, format!("--{CHILD_OPTION}").into());
+    arguments
 }
 
 /// Reads `NAME=VALUE` lines; `#` begins a comment line, quotes around a value are taken off (systemd's `EnvironmentFile`).
@@ -150,6 +156,18 @@ impl Ready {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn test_the_childs_option_stands_before_the_places() {
+        let table = [
+            ("mount --daemon /mnt", "mount --daemon /mnt --daemon-child"),
+            ("mount --daemon -- latest /mnt", "mount --daemon --daemon-child -- latest /mnt"),
+        ];
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        for (given, expected) in table {
+            assert_eq!(for_child(words(given)), words(expected), "{given}");
+        }
+    }
 
     #[test]
     fn test_environment_files() {

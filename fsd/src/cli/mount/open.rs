@@ -69,7 +69,10 @@ pub(super) async fn open(args: &Args, context: &Context, named: Vec<Named>) -> C
         let Some(password) = own.as_ref().or(shared.as_ref()) else {
             return Err(CliError::usage("no password was given"));
         };
-        let connect_options = context.connect_options();
+        let mut connect_options = context.connect_options();
+        // The store and all above it count in one place.
+        options.metrics = Arc::default();
+        connect_options.metrics = Arc::clone(&options.metrics);
         let in_repository = |error: CliError| if place == 0 { error } else { error.context(&name) };
         let backend =
             connect::connect(&location, &connect_options).await.map_err(|error| in_repository(error.into()))?;
