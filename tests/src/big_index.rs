@@ -33,7 +33,7 @@ pub fn location(n: u64) -> BlobLocation {
         pack: PackId(spread(n / BLOBS_PER_PACK, 1)),
         offset: u32::try_from(n % BLOBS_PER_PACK).unwrap() * 1_500_000,
         len_bytes,
-        uncompressed_bytes: (n % 4 != 0).then_some(len_bytes + small(19)),
+        uncompressed_bytes: (!n.is_multiple_of(4)).then_some(len_bytes + small(19)),
         kind: if n.is_multiple_of(TREE_EVERY) { BlobKind::Tree } else { BlobKind::Data },
     }
 }

@@ -14,3 +14,4 @@ pub mod mounted;
 pub mod reference;
 pub mod restic;
 pub mod servers;
+pub mod tree_reader;

@@ -1,7 +1,6 @@
 //! A tree that answers from memory: the floor of what FUSE itself costs, and a tree that fails on demand.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -268,19 +267,11 @@ impl ReadTree for MemoryTree {
         self.at_once(ino).then(|| self.list(ino, offset, plus, sink))
     }
 
-    fn readdir<S: DirSink + Send>(
-        &self,
-        ino: Ino,
-        offset: u64,
-        plus: bool,
-        sink: &mut S,
-    ) -> impl Future<Output = VfsResult<()>> + Send {
-        async move {
-            let fault = self.node(ino)?.fault;
-            // A listing that fails fails on its way, not before.
-            self.list(ino, offset, plus, sink)?;
-            if fault.is_some() { self.later(ino).await } else { Ok(()) }
-        }
+    async fn readdir<S: DirSink + Send>(&self, ino: Ino, offset: u64, plus: bool, sink: &mut S) -> VfsResult<()> {
+        let fault = self.node(ino)?.fault;
+        // A listing that fails fails on its way, not before.
+        self.list(ino, offset, plus, sink)?;
+        if fault.is_some() { self.later(ino).await } else { Ok(()) }
     }
 
     fn open(&self, _ino: Ino) -> VfsResult<()> {

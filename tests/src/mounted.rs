@@ -116,12 +116,12 @@ impl MountBuilder {
     fn command(&self, mountpoint: &Path) -> Command {
         let mut command = stash_fs();
         command.env("RESTIC_PASSWORD", &self.password).envs(self.variables.iter().map(|(name, value)| (name, value)));
-        command.arg("--repo").arg(&self.repository).arg("--json");
+        command.arg("mount").arg("--repo").arg(&self.repository).arg("--json");
         match &self.cache_dir {
             Some(folder) => command.arg("--cache-dir").arg(folder),
             None => command.arg("--no-cache"),
         };
-        command.arg("mount").args(&self.arguments).arg("--").args(&self.root).arg(mountpoint);
+        command.args(&self.arguments).arg("--").args(&self.root).arg(mountpoint);
         command
     }
 
@@ -153,7 +153,7 @@ impl MountBuilder {
             .spawn()
             .unwrap();
         let stdout = child.stdout.take().unwrap();
-        let mut mounted = Mounted { child, mountpoint, stderr, ended: None, _folder: folder };
+        let mut mounted = Mounted { child, mountpoint, device: None, stderr, ended: None, _folder: folder };
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             let mut line = String::new();
@@ -162,7 +162,10 @@ impl MountBuilder {
             drop(sender.send(read.map(|_| line)));
         });
         match receiver.recv_timeout(LIMIT) {
-            Ok(Ok(line)) if line.contains("\"mounted\"") => Ok(mounted),
+            Ok(Ok(line)) if line.contains("\"mounted\"") => {
+                mounted.device = mounted_device(&mounted.mountpoint);
+                Ok(mounted)
+            }
             Ok(Ok(line)) if line.is_empty() => {
                 let status = mounted.wait();
                 Err(Refused { status, stderr: mounted.stderr() })
@@ -186,6 +189,8 @@ pub struct Refused {
 pub struct Mounted {
     child: Child,
     mountpoint: PathBuf,
+    /// What was mounted there; nothing else is ever unmounted.
+    device: Option<(u32, u32)>,
     stderr: File,
     ended: Option<ExitStatus>,
     _folder: TempDir,
@@ -269,7 +274,7 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         if self.ended.is_none() && self.child.try_wait().is_ok_and(|status| status.is_none()) {
             // Without a panic here: it may be one that drops us. First by its own way, so that its code is run.
-            drop(kill_process(Pid::from_child(&self.child), Signal::TERM));
+            let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
             let start = Instant::now();
             while start.elapsed() < Duration::from_secs(5) && self.child.try_wait().is_ok_and(|status| status.is_none())
             {
@@ -278,8 +283,8 @@ impl Drop for Mounted {
             drop(self.child.kill());
             drop(self.child.wait());
         }
-        if mounted_device(&self.mountpoint).is_some() {
-            drop(rustix::mount::unmount(&self.mountpoint, UnmountFlags::DETACH));
+        if self.device.is_some() && mounted_device(&self.mountpoint) == self.device {
+            let _ = rustix::mount::unmount(&self.mountpoint, UnmountFlags::DETACH);
         }
     }
 }

@@ -143,7 +143,7 @@ impl Restic {
         let output = self.command().args(["backup", "--json"]).args(arguments).output().expect("restic is installed");
         let text = text_of(output);
         let summary = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let id = summary.filter_map(|line| line["snapshot_id"].as_str().map(str::to_owned)).last();
+        let id = summary.filter_map(|line| line["snapshot_id"].as_str().map(str::to_owned)).next_back();
         id.unwrap_or_else(|| panic!("restic named no snapshot: {text}"))
     }
 

@@ -3,10 +3,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod backends;
+mod cli;
 mod damage;
 mod fidelity;
+mod filter;
 mod hostile;
+mod restore;
+mod root_full_disk;
 mod root_mount_adapter;
+mod root_mount_program;
+mod root_mount_syscalls;
+mod root_vfs_restic;
+mod vfs_forged;
 mod workspace;
 mod write_backup;
 mod write_locks;

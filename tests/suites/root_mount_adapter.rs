@@ -254,6 +254,37 @@ fn test_init_is_recorded_and_asks_for_what_reading_needs() {
 }
 
 #[test]
+fn test_remounted_for_writing_nothing_can_be_written() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let mut mount = Session::start(&MemoryTree::default_tree(), LONG, 1);
+    let flags = rustix::mount::MountFlags::NODEV | rustix::mount::MountFlags::NOSUID;
+    rustix::mount::mount_remount(mount.folder.path(), flags, "").unwrap();
+    let at = |name: &str| mount.join(name);
+    let table: [(&str, std::io::Result<()>); 14] = [
+        ("open for writing", fs::OpenOptions::new().write(true).open(at("file")).map(drop)),
+        ("open for both", fs::OpenOptions::new().read(true).write(true).open(at("file")).map(drop)),
+        ("create", File::create_new(at("new")).map(drop)),
+        ("mkdir", fs::create_dir(at("new"))),
+        ("rmdir", fs::remove_dir(at("dir"))),
+        ("unlink", fs::remove_file(at("file"))),
+        ("rename", fs::rename(at("file"), at("new"))),
+        ("link", fs::hard_link(at("file"), at("new"))),
+        ("symlink", std::os::unix::fs::symlink("file", at("new"))),
+        ("mknod", rustix::fs::mkfifoat(rustix::fs::CWD, at("new"), rustix::fs::Mode::RUSR).map_err(Into::into)),
+        ("chmod", fs::set_permissions(at("file"), fs::Permissions::from_mode(0o600))),
+        ("chown", std::os::unix::fs::chown(at("file"), Some(1), None)),
+        ("setxattr", xattr::set(at("file"), "user.new", b"x")),
+        ("removexattr", xattr::remove(at("file"), "user.new")),
+    ];
+    for (what, result) in table {
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EROFS), "{what}");
+    }
+    assert_eq!(fs::read(at("file")).unwrap(), b"content");
+    mount.end();
+}
+
+#[test]
 fn test_unmounted_by_somebody_else() {
     let mut mount = Session::start(&MemoryTree::default_tree(), LONG, 2);
     let start = Instant::now();
@@ -271,6 +302,7 @@ impl DefaultTree for MemoryTree {
     fn default_tree() -> Self {
         let mut builder = Self::builder();
         builder.file(Ino::ROOT, "file", "content");
+        builder.dir(Ino::ROOT, "dir");
         builder.build()
     }
 }

@@ -70,48 +70,13 @@ fn root_test_backup_of_every_kind_of_inode_is_restics() {
         let theirs = runtime.block_on(nodes(&restic, &theirs));
         // restic leaves sockets out; ours are stored, and any reader of the format knows them.
         ours.retain(|_, node| node["type"] != "socket");
-        for (path, node) in &theirs {
+        // What is above the source belongs to others, who change it meanwhile.
+        let inside = source.path().to_str().unwrap();
+        for (path, node) in theirs.iter().filter(|(path, _)| path.starts_with(inside)) {
             assert_eq!(ours.get(path), Some(node), "{path}, format {version}");
         }
         assert_eq!(ours.len(), theirs.len());
     }
-}
-
-#[test]
-fn test_second_backup_reads_only_what_changed() {
-    let source = tempfile::tempdir().unwrap();
-    for name in ["same", "changed", "touched"] {
-        fs::write(source.path().join(name), name.repeat(1000)).unwrap();
-    }
-    let restic = Restic::init_with_ours("2");
-    let backup = |arguments: &[&str]| -> Value {
-        let source = source.path().to_str().unwrap();
-        let text = restic.stash_fs([&["--json", "backup", source], arguments].concat());
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.filter(|line| line["message_type"] == "summary").last().unwrap()
-    };
-    let first = backup(&[]);
-    assert_eq!((&first["files_new"], &first["files_unmodified"]), (&3.into(), &0.into()));
-    fs::write(source.path().join("changed"), "other").unwrap();
-    // The same bytes and times under another inode.
-    let copy = source.path().join("copy");
-    fs::copy(source.path().join("touched"), &copy).unwrap();
-    run(Command::new("touch").arg("-r").arg(source.path().join("touched")).arg(&copy));
-    fs::rename(&copy, source.path().join("touched")).unwrap();
-    let second = backup(&[]);
-    assert_eq!((&second["files_changed"], &second["files_unmodified"]), (&2.into(), &1.into()), "{second}");
-    let snapshots = restic.snapshots();
-    assert_eq!(snapshots[1]["parent"], snapshots[0]["id"]);
-
-    assert_eq!(backup(&["--force"])["files_new"], 3);
-    assert!(backup(&["--skip-if-unchanged"]).get("snapshot_id").is_none());
-    let before = restic.files("data").len() + restic.files("snapshots").len();
-    fs::write(source.path().join("new"), "new").unwrap();
-    let dry = backup(&["--dry-run"]);
-    assert_eq!((&dry["files_new"], dry.get("snapshot_id")), (&1.into(), None));
-    assert_eq!(restic.files("data").len() + restic.files("snapshots").len(), before, "a dry run wrote");
-    assert!(restic.files("locks").is_empty());
-    restic.check_all();
 }
 
 #[test]

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use stash_repo::backend::memory::MemoryBackend;
 use stash_repo::backend::{Backend, ConnectOptions, FileKind, ListEntry, Location, Retry, connect};
 use stash_repo::{BackendErrorKind, Id};
-use stash_tests::servers::{Minio, RcloneServer};
+use stash_tests::servers::{Minio, RcloneServer, Sshd, wait_for};
 
 async fn reach(address: &str, options: &ConnectOptions) -> Arc<dyn Backend> {
     connect(&Location::parse(address).unwrap(), options).await.unwrap()
@@ -60,7 +61,7 @@ async fn conform(backend: &Arc<dyn Backend>) {
     }
     for range in [299_999..300_001, 300_000..300_001, 400_000..400_010] {
         let short = backend.read_range(FileKind::Pack, &id, range.clone()).await.unwrap_err();
-        assert_eq!((short.kind, short.retry), (BackendErrorKind::Corrupt, Retry::Temporary), "{range:?}: {short}");
+        assert_eq!((short.kind, short.retry), (BackendErrorKind::Corrupt, Retry::Permanent), "{range:?}: {short}");
     }
     let long = backend.read_full(FileKind::Pack, &id, 299_999).await.unwrap_err();
     assert_eq!(long.kind, BackendErrorKind::Corrupt, "{long}");
@@ -97,6 +98,139 @@ async fn local() {
     let backend = reach(&format!("local:{}", dir.path().join("repo").display()), &options()).await;
     conform(&backend).await;
     assert!(!backend.is_remote());
+}
+
+#[tokio::test]
+async fn memory() {
+    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::default());
+    conform(&stash_repo::backend::decorated(backend, &options())).await;
+}
+
+#[tokio::test]
+async fn rclone_over_stdio_is_started_again_and_ends_with_the_backend() {
+    let dir = tempfile::tempdir().unwrap();
+    // The wrapper leaves the process id, so that the test ends what it started and nothing else.
+    let pid = dir.path().join("pid");
+    let program = format!("sh -c 'echo $$ > {}; exec rclone \"$@\"' rclone", pid.display());
+    let mut options = options();
+    options.extended.insert("rclone.program".into(), program);
+    let backend = reach(&format!("rclone:{}", dir.path().join("repo").display()), &options).await;
+    assert!(!pid.exists(), "nothing is started before the first request");
+    conform(&backend).await;
+    assert!(options.metrics.backend_retries.get() == 0);
+
+    let first = Process::of(&pid);
+    first.kill();
+    assert_eq!(backend.read_full(FileKind::Config, &Id::default(), 100).await.unwrap(), "config");
+    let second = Process::of(&pid);
+    assert_ne!(first.pid, second.pid);
+    drop(backend);
+    wait_for("rclone has ended", Duration::from_secs(10), || second.has_ended().then_some(()));
+}
+
+#[tokio::test]
+async fn rclone_that_cannot_work_says_why_without_what_it_was_told() {
+    let mut options = ConnectOptions { deadline: Duration::from_secs(3), ..ConnectOptions::default() };
+    options.environment.insert("RCLONE_CONFIG".into(), "/notfound".into());
+    let backend = reach("rclone:nosuchremote,pass=hush:path", &options).await;
+    let error = backend.list(FileKind::Key).await.unwrap_err().to_string();
+    // Which of the two is seen first is rclone's affair; both end in what it printed.
+    assert!(error.contains("rclone ended") || error.contains("the connection to rclone broke"), "{error}");
+    assert!(error.contains("rclone:nosuchremote,..."), "{error}");
+    assert!(!error.contains("hush"), "{error}");
+
+    options.extended.insert("rclone.program".into(), "/no/such/rclone".into());
+    let error = reach("rclone:x:y", &options).await.list(FileKind::Key).await.unwrap_err();
+    assert_eq!(error.kind, BackendErrorKind::Invalid, "{error}");
+}
+
+#[tokio::test]
+async fn sftp_through_a_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid = dir.path().join("pid");
+    let mut options = options();
+    let command = format!("sh -c 'echo $$ > {}; exec /usr/lib/openssh/sftp-server'", pid.display());
+    options.extended.insert("sftp.command".into(), command);
+    let backend = reach(&format!("sftp:nohost:{}", dir.path().join("a/repo").display()), &options).await;
+    conform(&backend).await;
+
+    // As on a local disk: modes, and nothing left behind.
+    use std::os::unix::fs::PermissionsExt as _;
+    let keys: Vec<_> = std::fs::read_dir(dir.path().join("a/repo/keys")).unwrap().map(Result::unwrap).collect();
+    assert_eq!(keys.len(), 4);
+    assert!(keys.iter().all(|key| key.metadata().unwrap().permissions().mode() & 0o777 == 0o400));
+
+    let first = Process::of(&pid);
+    first.kill();
+    assert_eq!(backend.read_full(FileKind::Config, &Id::default(), 100).await.unwrap(), "config");
+    let second = Process::of(&pid);
+    assert_ne!(first.pid, second.pid);
+    drop(backend);
+    wait_for("the program has ended", Duration::from_secs(10), || second.has_ended().then_some(()));
+}
+
+#[tokio::test]
+async fn sftp_keeps_packs_open_but_not_too_many() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.extended.insert("sftp.command".into(), "/usr/lib/openssh/sftp-server".into());
+    let backend = reach(&format!("sftp:nohost:{}", dir.path().display()), &options).await;
+    let packs: Vec<_> = (0..200_usize).map(|i| Bytes::from(format!("pack {i}"))).collect();
+    for pack in &packs {
+        backend.write(FileKind::Pack, &Id::hash(pack), pack.clone()).await.unwrap();
+    }
+    for _ in 0..2 {
+        let reads = packs.iter().map(|pack| {
+            let (backend, pack) = (Arc::clone(&backend), pack.clone());
+            tokio::spawn(async move {
+                let read = backend.read_range(FileKind::Pack, &Id::hash(&pack), 0..pack.len() as u64).await;
+                assert_eq!(read.unwrap(), pack);
+            })
+        });
+        for read in reads.collect::<Vec<_>>() {
+            read.await.unwrap();
+        }
+    }
+    assert_eq!(options.metrics.backend_errors.get(), 0);
+}
+
+#[tokio::test]
+async fn root_sftp_through_ssh() {
+    let sshd = Sshd::start();
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.extended.insert("sftp.args".into(), sshd.ssh_args());
+    conform(&reach(&sshd.repository(&dir.path().join("repo")), &options).await).await;
+
+    // A host key that is not known: ssh's own refusal is told.
+    options.deadline = Duration::from_secs(3);
+    options.extended.insert("sftp.args".into(), "-F none -o BatchMode=yes -o UserKnownHostsFile=/dev/null".into());
+    let error = reach(&sshd.repository(dir.path()), &options).await.list(FileKind::Key).await.unwrap_err();
+    assert_eq!(error.kind, BackendErrorKind::Unavailable);
+    assert!(error.to_string().contains("Host key verification failed"), "{error}");
+}
+
+/// A process that a wrapper left the id of.
+struct Process {
+    pid: i32,
+}
+
+impl Process {
+    fn of(file: &std::path::Path) -> Self {
+        Self { pid: std::fs::read_to_string(file).unwrap().trim().parse().unwrap() }
+    }
+
+    fn rustix(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_raw(self.pid).unwrap()
+    }
+
+    fn kill(&self) {
+        rustix::process::kill_process(self.rustix(), rustix::process::Signal::KILL).unwrap();
+    }
+
+    fn has_ended(&self) -> bool {
+        rustix::process::test_kill_process(self.rustix()).is_err()
+    }
 }
 
 #[tokio::test]
