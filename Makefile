@@ -25,7 +25,7 @@ tools: ## install the programs and servers that the tests run
 check: ## formatting, lints and documentation
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --workspace --no-deps -q
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --release --locked --workspace --no-deps -q
 
 test: ## install what is missing, build, and run every check and test (needs root)
 	tests/test.sh

@@ -37,7 +37,7 @@ mkdir -p target
 stage "tools and builds" build || summary
 stage "format" cargo fmt --all --check
 stage "lints" cargo clippy --release --locked --workspace --all-targets --quiet -- -D warnings
-stage "documentation" env RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --workspace --no-deps --quiet
+stage "documentation" env RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --release --locked --workspace --no-deps --quiet
 stage "unit tests" cargo test --release --locked --workspace --lib --bins
 stage "suites" cargo test --release --locked --workspace --test suites
 stage "demo" env DIR="$PWD/docs" REPO= tests/demo.sh target/release/stash-fs </dev/null

@@ -5,11 +5,11 @@
 //! * [`backend`]: where a repository's files lie (a directory, an object store, restic's REST protocol, SFTP), as lists,
 //!   ranged reads, writes and removals, wrapped in limits, deadlines, retries and metrics.
 //! * [`crypto`], [`key`], [`config`]: from a password to the master key, within limits that a hostile key file cannot lift.
-//! * [`format`]: bounded parsers, `&[u8]` in, typed value out. Nothing here does I/O; every one of them is fuzzed.
+//! * [`mod@format`]: bounded parsers, `&[u8]` in, typed value out. Nothing here does I/O; every one of them is fuzzed.
 //! * [`index`]: blob id to (pack, offset, length), in checksummed pages on disk, made incrementally.
 //! * [`blob`]: coalesced, single-flight, authenticated, decoded, cached, self-healing reads of blobs.
 //! * [`repository`]: opens a repository and hands out snapshots, trees and blobs.
-//! * [`lock`] and [`write`]: restic's locks, and backup, forget, prune, copy and check by `rustic_core` under them.
+//! * [`lock`] and [`mod@write`]: restic's locks, and backup, forget, prune, copy and check by `rustic_core` under them.
 //!
 //! This crate knows nothing of FUSE and nothing of Kubernetes.
 
