@@ -50,36 +50,6 @@ fn rsync_differences(source: &Path, copy: &Path) -> String {
 }
 
 #[test]
-fn root_test_backup_of_every_kind_of_inode_is_restics() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    for version in ["1", "2"] {
-        let source = tempfile::tempdir().unwrap();
-        make_every_kind(&source.path().join("tree"));
-        let restic = Restic::init_with_ours(version);
-        restic.stash_fs([Path::new("backup"), source.path()]);
-        restic.check_all();
-
-        let target = tempfile::tempdir().unwrap();
-        restic.run(["restore", "latest", "--target", target.path().to_str().unwrap()]);
-        let restored = target.path().join(source.path().strip_prefix("/").unwrap());
-        assert_eq!(rsync_differences(&source.path().join("tree"), &restored.join("tree")), "", "format {version}");
-
-        let ours = restic.snapshots()[0]["id"].as_str().unwrap().to_owned();
-        let theirs = restic.backup(["--force".as_ref(), source.path().as_os_str()]);
-        let mut ours = runtime.block_on(nodes(&restic, &ours));
-        let theirs = runtime.block_on(nodes(&restic, &theirs));
-        // restic leaves sockets out; ours are stored, and any reader of the format knows them.
-        ours.retain(|_, node| node["type"] != "socket");
-        // What is above the source belongs to others, who change it meanwhile.
-        let inside = source.path().to_str().unwrap();
-        for (path, node) in theirs.iter().filter(|(path, _)| path.starts_with(inside)) {
-            assert_eq!(ours.get(path), Some(node), "{path}, format {version}");
-        }
-        assert_eq!(ours.len(), theirs.len());
-    }
-}
-
-#[test]
 fn test_a_producer_that_fails_leaves_no_snapshot() {
     let restic = Restic::init_with_ours("2");
     for script in ["head -c 1048576 /dev/urandom; exit 1", "head -c 1048576 /dev/urandom; kill -9 $$", "exit 3"] {
