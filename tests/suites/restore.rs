@@ -69,7 +69,9 @@ fn contents(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     while let Some(dir) = stack.pop() {
         for entry in fs::read_dir(&dir).unwrap() {
             let path = entry.unwrap().path();
-            if path.symlink_metadata().unwrap().is_dir() {
+            // A restore that goes on meanwhile renames what is whole.
+            let Ok(metadata) = path.symlink_metadata() else { continue };
+            if metadata.is_dir() {
                 stack.push(path);
             } else {
                 let name = path.strip_prefix(root).unwrap().to_owned();

@@ -9,9 +9,11 @@ mod store;
 mod trees;
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use tokio::runtime::Handle;
 
 use self::snapshots::Snapshots;
@@ -93,9 +95,14 @@ impl Repository {
     /// # Errors
     /// `NoRepository`, `WrongPassword`, `Unsupported` (hot/cold, unknown version), or the store failed.
     pub async fn open(backend: Arc<dyn Backend>, password: &str, options: RepositoryOptions) -> RepoResult<Self> {
-        // Side by side: on a network each costs round trips, and the config says nothing before there is a key.
-        let found = async { search::search(&backend, password, options.key_hint.as_deref()).await };
-        let (sealed, (key_id, key)) = futures::try_join!(read_config(&backend), found)?;
+        // Side by side: on a network each costs round trips, and the config says nothing before there is a key. Where both
+        // fail, the config says why: a place without a repository has no keys either.
+        let sealed = pin!(read_config(&backend));
+        let found = pin!(search::search(&backend, password, options.key_hint.as_deref()));
+        let (sealed, (key_id, key)) = match select(sealed, found).await {
+            Either::Left((sealed, found)) => (sealed?, found.await?),
+            Either::Right((found, sealed)) => (sealed.await?, found?),
+        };
         let config = Config::open(sealed, &key)?;
         Self::assemble(backend, key, Some(key_id), config, options)
     }
@@ -181,6 +188,13 @@ impl Repository {
     #[must_use]
     pub fn try_tree(&self, id: &TreeId) -> Option<Arc<Tree>> {
         self.inner.trees.try_get(id)
+    }
+
+    /// Returns a directory that memory does not hold by decoding it on this thread, where that costs less than having it done:
+    /// on a local disk, if it is small and the kernel has its bytes. Never waits.
+    #[must_use]
+    pub fn tree_here(&self, id: &TreeId) -> Option<Arc<Tree>> {
+        self.inner.trees.get_here(id)
     }
 
     /// Returns a directory. Many who ask for one at once share one fetch; dropping the future leaves nothing half done.

@@ -50,11 +50,15 @@ fn assert_has(cache: &DiskCache, n: u32, len: usize) {
     assert!(decrypts(n, len, found), "blob {n}");
 }
 
+/// What a directory holds. A cache that is open may remove a segment meanwhile.
 fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files: Vec<_> = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .filter_map(|path| match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            read => Some((path, read.unwrap())),
+        })
         .collect();
     files.sort();
     files
