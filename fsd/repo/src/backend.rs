@@ -184,6 +184,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Fills `buf` as [`Backend::read_local`] does if the kernel has the bytes in memory. `false` means nothing: they are not
+    /// there, this is no local disk, or the read failed.
+    fn read_cached(&self, kind: FileKind, id: &Id, offset: u64, buf: &mut [u8]) -> bool {
+        let _ = (kind, id, offset, buf);
+        false
+    }
+
     /// Writes a file: durable when this returns, never half visible.
     ///
     /// # Errors

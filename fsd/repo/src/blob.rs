@@ -180,6 +180,19 @@ impl Blobs {
         self.engine.try_get(id, upto)
     }
 
+    /// Returns a whole blob that is small, on a local disk and in the kernel's memory, by decoding it on this thread; `None`
+    /// otherwise, and then nothing was begun. Never waits. It does not look into memory: see [`Blobs::try_get`].
+    #[must_use]
+    pub fn get_here(&self, id: &BlobId, kind: BlobKind) -> Option<BlobData> {
+        self.engine.get_here(id, kind)
+    }
+
+    /// Has `work` done on a decoding thread, behind all that somebody waits for. `None`, and nothing is done, where the
+    /// decoding threads have no local disk to read from.
+    pub(crate) fn in_background(&self, work: impl FnOnce() + Send + 'static) -> Option<()> {
+        self.engine.in_background(work)
+    }
+
     /// Returns at least the first `upto` bytes of a blob (all for `usize::MAX`), authenticated.
     ///
     /// A random reader passes the end of what it needs, and pays for decoding no further. May be polled outside of tokio;

@@ -29,7 +29,7 @@ pub const MIN_BUDGET_BYTES: usize = 24 << 20;
 
 /// Whoever holds memory that can be had back.
 pub(crate) trait Reclaim: Send + Sync {
-    /// Frees what is cheap to lose: idle buffers, windows. Called often.
+    /// Frees what is cheap to lose: windows. Called often.
     fn trim(&self, wanted_bytes: usize);
 
     /// Frees all that can be freed. Called when nothing else helps.
@@ -248,13 +248,6 @@ impl Grant {
         if let Some(spare_bytes) = self.bytes.checked_sub(bytes) {
             self.bytes = bytes;
             self.inner.give_back(spare_bytes, false);
-        }
-    }
-
-    /// Says that its bytes are being worked with again.
-    pub(crate) fn work(&mut self) {
-        if !std::mem::replace(&mut self.working, true) {
-            self.inner.state.lock().working += 1;
         }
     }
 

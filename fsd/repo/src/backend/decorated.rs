@@ -168,6 +168,11 @@ impl<A: Around> Backend for Decorated<A> {
         self.around.local(buf.len(), || self.inner.read_local(kind, id, offset, buf))
     }
 
+    fn read_cached(&self, kind: FileKind, id: &Id, offset: u64, buf: &mut [u8]) -> bool {
+        let read = self.around.local(buf.len(), || self.inner.read_cached(kind, id, offset, buf).then_some(Ok(())));
+        matches!(read, Some(Ok(())))
+    }
+
     async fn write(&self, kind: FileKind, id: &Id, content: Bytes) -> BackendResult<()> {
         let mut call = self.call(Operation::Write, kind, Some(id));
         call.len_bytes = Some(content.len() as u64);

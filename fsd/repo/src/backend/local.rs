@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use rustix::io::ReadWriteFlags;
 
 use super::error::{Failure, buffer, range_len, target};
 use super::{Backend, BackendErrorKind, BackendResult, FileKind, ListEntry, Retry};
@@ -120,6 +121,16 @@ impl Inner {
             }
             error.into()
         })
+    }
+
+    /// Fills `buf` from the page cache, or returns false. A file that was not open yet is opened.
+    fn read_cached(&self, kind: FileKind, id: &Id, offset: u64, buf: &mut [u8]) -> bool {
+        let Some(file) = self.fds.get(kind, id).or_else(|| self.open(kind, id).ok()) else { return false };
+        let len_bytes = buf.len();
+        let mut vectors = [io::IoSliceMut::new(buf)];
+        // Less than all means that the next page is not there; nobody waits for it here.
+        let read = rustix::io::preadv2(&*file, &mut vectors, offset, ReadWriteFlags::NOWAIT);
+        read.is_ok_and(|read| read == len_bytes)
     }
 
     fn list(&self, kind: FileKind) -> Result<Vec<ListEntry>, Failure> {
@@ -333,6 +344,10 @@ impl Backend for LocalBackend {
     fn read_local(&self, kind: FileKind, id: &Id, offset: u64, buf: &mut [u8]) -> Option<BackendResult<()>> {
         let result = self.inner.read_at(kind, id, offset, buf);
         Some(result.map_err(|failure| failure.at("read", target(kind, id), &self.inner.location)))
+    }
+
+    fn read_cached(&self, kind: FileKind, id: &Id, offset: u64, buf: &mut [u8]) -> bool {
+        self.inner.read_cached(kind, id, offset, buf)
     }
 
     async fn write(&self, kind: FileKind, id: &Id, content: Bytes) -> BackendResult<()> {

@@ -40,6 +40,9 @@ struct Queues {
     foreground: VecDeque<Job>,
     background: VecDeque<Job>,
     idle: usize,
+    /// A thread was woken and has not come yet. It wakes the next one if there is more to do: waking costs the one who does it
+    /// as much as a small blob.
+    waking: bool,
     stop: bool,
 }
 
@@ -76,7 +79,7 @@ impl CpuPool {
             Priority::Foreground => queues.foreground.push_back(job),
             Priority::Background => queues.background.push_back(job),
         }
-        let wake = queues.idle > 0;
+        let wake = queues.wake();
         drop(queues);
         if wake {
             self.shared.ready.notify_one();
@@ -102,6 +105,13 @@ impl Drop for CpuPool {
     }
 }
 
+impl Queues {
+    /// Returns whether the caller must wake a thread.
+    fn wake(&mut self) -> bool {
+        self.idle > 0 && !std::mem::replace(&mut self.waking, true)
+    }
+}
+
 impl Shared {
     fn run(&self) {
         let mut decoder = Decoder::new();
@@ -120,11 +130,18 @@ impl Shared {
                 return None;
             }
             if let Some(job) = queues.foreground.pop_front().or_else(|| queues.background.pop_front()) {
+                let more = !(queues.foreground.is_empty() && queues.background.is_empty());
+                let wake = more && queues.wake();
+                drop(queues);
+                if wake {
+                    self.ready.notify_one();
+                }
                 return Some(job);
             }
             queues.idle += 1;
             self.ready.wait(&mut queues);
             queues.idle -= 1;
+            queues.waking = false;
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::cache::disk::DiskCache;
 use crate::crypto::MasterKey;
 use crate::error::{RepoError, RepoResult};
 use crate::id::BlobId;
+use crate::index::BlobLocation;
 use crate::metrics::Metrics;
 
 pub(crate) struct Engine {
@@ -85,16 +86,12 @@ enum Begun {
 
 /// Who gives memory back to the budget: cheapest first.
 struct GiveBack {
-    pool: Weak<Pool>,
     windows: Weak<Windows>,
     memory: Weak<MemoryCache>,
 }
 
 impl Reclaim for GiveBack {
     fn trim(&self, wanted_bytes: usize) {
-        if let Some(pool) = self.pool.upgrade() {
-            pool.trim(wanted_bytes);
-        }
         if let Some(windows) = self.windows.upgrade() {
             windows.trim(wanted_bytes);
         }
@@ -117,12 +114,8 @@ impl Engine {
         // some 16 MiB in flight and in decoding.
         let memory = Arc::new(MemoryCache::new(limit_bytes / 2));
         let windows = Arc::new(Windows::new(limit_bytes / 4));
-        let pool = Pool::new(limit_bytes / 8);
-        budget.set_reclaim(Box::new(GiveBack {
-            pool: Arc::downgrade(&pool),
-            windows: Arc::downgrade(&windows),
-            memory: Arc::downgrade(&memory),
-        }));
+        let pool = Pool::new(limit_bytes);
+        budget.set_reclaim(Box::new(GiveBack { windows: Arc::downgrade(&windows), memory: Arc::downgrade(&memory) }));
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let cpu = CpuPool::new(threads).map_err(|error| RepoError::Local {
             what: "start decoding threads".to_owned(),
@@ -279,12 +272,24 @@ impl Engine {
     pub(super) fn order(&self, flight: &Flight) -> RepoResult<Order> {
         let id = flight.id;
         let location = self.locate.lookup(&id)?.ok_or(RepoError::BlobMissing { id })?;
-        let hash = self.verify || self.backend.is_remote() || flight.kind == BlobKind::Tree;
-        let order = Order { id, location, upto: flight.upto(), hash };
-        order.check().map_err(|error| error.on(id, &location))?;
+        let order = self.order_at(id, flight.kind, flight.upto(), location)?;
         if flight.kind == BlobKind::Tree && self.backend.is_remote() {
             self.windows.learn(&location);
         }
+        Ok(order)
+    }
+
+    /// Says what to do with the bytes at a place, if its lengths make sense.
+    pub(super) fn order_at(
+        &self,
+        id: BlobId,
+        kind: BlobKind,
+        upto: usize,
+        location: BlobLocation,
+    ) -> RepoResult<Order> {
+        let hash = self.verify || self.backend.is_remote() || kind == BlobKind::Tree;
+        let order = Order { id, location, upto, hash };
+        order.check().map_err(|error| error.on(id, &location))?;
         Ok(order)
     }
 
@@ -369,7 +374,10 @@ impl Engine {
     pub(super) fn publish(&self, flight: &Flight, decoded: Decoded) -> BlobData {
         self.metrics.decoded_bytes.add(decoded.len_bytes as u64);
         let blob = BlobData::new(decoded, flight.take_unread());
-        self.memory.insert(flight.id, flight.kind, blob.clone());
+        // Directories are kept decoded (`repository::trees`); their JSON is not wanted twice.
+        if flight.kind == BlobKind::Data {
+            self.memory.insert(flight.id, flight.kind, blob.clone());
+        }
         blob
     }
 }

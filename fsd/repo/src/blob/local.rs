@@ -1,17 +1,25 @@
 //! Blobs on a local disk: read, checked and decoded on one thread, without a hop.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::cpu::Priority;
 use super::decode::{Decoder, Sealed};
 use super::engine::Engine;
+use super::flight::Joined;
 use super::pool::Buffer;
 use super::unit::{Paid, Work, slice};
+use super::{BlobData, BlobKind};
 use crate::backend::FileKind;
 use crate::budget::Grant;
 use crate::error::{RepoError, RepoResult};
-use crate::id::PackId;
+use crate::id::{BlobId, PackId};
+
+/// A blob up to this length is decoded where it is asked for: some 100 microseconds, about what waking another thread and
+/// being woken by it costs on a virtual machine.
+const HERE_BYTES: u32 = 128 << 10;
 
 impl Engine {
     /// Runs a unit on a decoding thread.
@@ -49,10 +57,50 @@ impl Engine {
         }
     }
 
+    /// Reads and decodes a small blob on the calling thread, if that takes no longer than to hand it to another: the store is
+    /// local, the kernel has the bytes in memory, and nobody is at it yet. A prefetch that has not begun is done here. `None`,
+    /// and nothing was begun, where any of this is not so; also where what came was bad and is being healed.
+    pub(super) fn get_here(self: &Arc<Self>, id: &BlobId, kind: BlobKind) -> Option<BlobData> {
+        thread_local! {
+            static DECODER: RefCell<Decoder> = RefCell::new(Decoder::new());
+        }
+        if !self.local.load(Relaxed) {
+            return None;
+        }
+        let location = self.locate.lookup(id).ok()??;
+        if location.plain_bytes().max(location.len_bytes) > HERE_BYTES {
+            return None;
+        }
+        let order = self.order_at(*id, kind, usize::MAX, location).ok()?;
+        let sealed_bytes = order.sealed_bytes();
+        let mut grant = self.budget.try_reserve(self.unit_bytes(sealed_bytes, &[order]))?;
+        let mut buffer = self.pool.take(sealed_bytes, &mut grant)?;
+        let (pack, offset) = (&location.pack.0, u64::from(location.offset));
+        if !self.backend.read_cached(FileKind::Pack, pack, offset, buffer.get_mut(..sealed_bytes)?) {
+            return None;
+        }
+        let (flight, ticket) = match self.flights.join(*id, kind, usize::MAX, true) {
+            Joined::New(ticket) => (ticket.flight(), ticket),
+            Joined::Old(flight) => {
+                let ticket = flight.want()?.ticket;
+                (flight, ticket)
+            }
+        };
+        self.metrics.blob_fetches.inc();
+        let work = Work { ticket, order };
+        DECODER.with_borrow_mut(|decoder| self.decode(decoder, work, Sealed::Own(buffer), &mut grant));
+        flight.try_result()?.ok()
+    }
+
     /// Fills `buf` from a pack, on this thread; `None` if the store does not do that.
     pub(super) fn read_local(&self, pack: PackId, offset: u32, buf: &mut [u8]) -> Option<RepoResult<()>> {
         let read = self.backend.read_local(FileKind::Pack, &pack.0, u64::from(offset), buf)?;
         Some(read.map_err(RepoError::from))
+    }
+
+    /// Has something done on a decoding thread; `None`, and it is not done, where the store is not local.
+    pub(super) fn in_background(&self, work: impl FnOnce() + Send + 'static) -> Option<()> {
+        self.local.load(Relaxed).then(|| self.cpu.push(Priority::Background, Box::new(move |_| work())))
     }
 
     fn decode_local(

@@ -1,9 +1,11 @@
 //! Directories, decoded and kept.
 //!
 //! Invariants: a tree is decoded once, however many ask for it at once. What is fetched is never lost because the one who
-//! asked went away: every fetch is a task of the runtime. Errors are not kept. Of large trees one is on its way at a time, and
+//! asked went away: every fetch that may wait is a task of the runtime. Small trees on a local disk are decoded by whoever
+//! comes first, the reader or the decoding thread that works ahead of him. Errors are not kept. Of large trees one is on its way at a time, and
 //! small ones come in batches of bounded length, so that a hostile repository cannot fill memory by being walked.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -38,9 +40,17 @@ const AHEAD_LIMIT: usize = 512;
 
 type Reply = RepoResult<Arc<Tree>>;
 /// What the others wait for while one fetches.
-type Flight = Shared<oneshot::Receiver<Reply>>;
+type Waiting = Shared<oneshot::Receiver<Reply>>;
 /// A tree to fetch, and who is told.
 type Wanted = (TreeId, oneshot::Sender<Reply>);
+
+/// A tree on its way.
+#[derive(Debug)]
+struct Flight {
+    waiting: Waiting,
+    /// There until somebody begins; whoever takes it must do the work.
+    begin: Option<oneshot::Sender<Reply>>,
+}
 
 /// The decoded trees of a repository. Cheap to clone.
 #[derive(Clone)]
@@ -100,9 +110,22 @@ impl Trees {
 
     /// Returns a tree if memory holds it.
     pub(super) fn try_get(&self, id: &TreeId) -> Option<Arc<Tree>> {
-        let tree = self.inner.cache.get(id).or_else(|| self.inner.huge(id))?;
+        let tree = self.inner.kept(id)?;
         self.inner.metrics.tree_memory_hits.inc();
         Some(tree)
+    }
+
+    /// Returns a tree that memory does not hold by decoding it on this thread, where that is quickly done and nobody is at it.
+    pub(super) fn get_here(&self, id: &TreeId) -> Option<Arc<Tree>> {
+        let Takeoff::New(sender, _) = self.take_off(*id) else { return None };
+        match self.inner.fetch_here(*id, sender) {
+            Ok(reply) => reply.ok(),
+            Err(sender) => {
+                let (inner, id) = (self.inner.clone(), *id);
+                self.inner.runtime.spawn(async move { inner.fetch_one(id, sender).await });
+                None
+            }
+        }
     }
 
     /// Returns a tree.
@@ -113,8 +136,13 @@ impl Trees {
         let flight = match self.take_off(id) {
             Takeoff::Joined(flight) => flight,
             Takeoff::New(sender, flight) => {
-                let inner = self.inner.clone();
-                self.inner.runtime.spawn(async move { inner.fetch_one(id, sender).await });
+                // It may have landed between our look into the cache and our ticket.
+                if let Some(tree) = self.inner.kept(&id) {
+                    self.inner.tell(id, Ok(tree), sender);
+                } else {
+                    let inner = self.inner.clone();
+                    self.inner.runtime.spawn(async move { inner.fetch_one(id, sender).await });
+                }
                 flight
             }
         };
@@ -141,8 +169,8 @@ impl Trees {
             if self.inner.flights.lock().len() >= AHEAD_LIMIT {
                 break;
             }
-            if let Takeoff::New(sender, _) = self.take_off(*id) {
-                batch.push((*id, sender));
+            if self.plan(*id) {
+                batch.push(*id);
                 if batch.len() == BATCH {
                     self.fetch(std::mem::take(&mut batch));
                 }
@@ -153,30 +181,86 @@ impl Trees {
         }
     }
 
-    fn fetch(&self, batch: Vec<Wanted>) {
-        let inner = self.inner.clone();
-        self.inner.runtime.spawn(async move { inner.fetch_batch(batch).await });
+    /// Fetches what is planned: on a decoding thread from a local disk, else by tasks.
+    fn fetch(&self, batch: Vec<TreeId>) {
+        let (inner, ids) = (self.inner.clone(), batch.clone());
+        let here = move || {
+            let mut wanted: Vec<Wanted> = Vec::new();
+            for id in ids {
+                // Readers take trees out of the plan while this goes on.
+                let Some(sender) = inner.begin(&id) else { continue };
+                if let Err(sender) = inner.fetch_here(id, sender) {
+                    wanted.push((id, sender));
+                }
+            }
+            if !wanted.is_empty() {
+                let runtime = inner.runtime.clone();
+                runtime.spawn(async move { inner.fetch_batch(wanted).await });
+            }
+        };
+        if self.inner.blobs.in_background(here).is_none() {
+            let inner = self.inner.clone();
+            let wanted: Vec<Wanted> = batch.into_iter().filter_map(|id| Some((id, inner.begin(&id)?))).collect();
+            self.inner.runtime.spawn(async move { inner.fetch_batch(wanted).await });
+        }
+    }
+
+    /// Notes that a tree will be fetched; false if it is on its way.
+    fn plan(&self, id: TreeId) -> bool {
+        match self.inner.flights.lock().entry(id) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                let (sender, receiver) = oneshot::channel();
+                entry.insert(Flight { waiting: receiver.shared(), begin: Some(sender) });
+                true
+            }
+        }
     }
 
     /// Joins the fetch of a tree or begins one.
     fn take_off(&self, id: TreeId) -> Takeoff {
-        let mut flights = self.inner.flights.lock();
-        if let Some(flight) = flights.get(&id) {
-            return Takeoff::Joined(flight.clone());
+        match self.inner.flights.lock().entry(id) {
+            Entry::Occupied(mut entry) => match entry.get_mut().begin.take() {
+                Some(sender) => Takeoff::New(sender, entry.get().waiting.clone()),
+                None => Takeoff::Joined(entry.get().waiting.clone()),
+            },
+            Entry::Vacant(entry) => {
+                let (sender, receiver) = oneshot::channel();
+                let waiting = receiver.shared();
+                entry.insert(Flight { waiting: waiting.clone(), begin: None });
+                Takeoff::New(sender, waiting)
+            }
         }
-        let (sender, receiver) = oneshot::channel();
-        let flight = receiver.shared();
-        flights.insert(id, flight.clone());
-        Takeoff::New(sender, flight)
     }
 }
 
 enum Takeoff {
-    Joined(Flight),
-    New(oneshot::Sender<Reply>, Flight),
+    Joined(Waiting),
+    New(oneshot::Sender<Reply>, Waiting),
 }
 
 impl Inner {
+    fn kept(&self, id: &TreeId) -> Option<Arc<Tree>> {
+        self.cache.get(id).or_else(|| self.huge(id))
+    }
+
+    /// Takes on the work of a planned fetch; `None` if somebody did already.
+    fn begin(&self, id: &TreeId) -> Option<oneshot::Sender<Reply>> {
+        self.flights.lock().get_mut(id)?.begin.take()
+    }
+
+    /// Fetches and decodes on this thread, or gives the duty to do so back.
+    fn fetch_here(&self, id: TreeId, sender: oneshot::Sender<Reply>) -> Result<Reply, oneshot::Sender<Reply>> {
+        if let Some(tree) = self.kept(&id) {
+            self.tell(id, Ok(Arc::clone(&tree)), sender);
+            return Ok(Ok(tree));
+        }
+        let Some(blob) = self.blobs.get_here(&id.blob(), BlobKind::Tree) else { return Err(sender) };
+        let reply = decode(id, &blob);
+        self.land_decoded(id, reply.clone(), sender);
+        Ok(reply)
+    }
+
     fn huge(&self, id: &TreeId) -> Option<Arc<Tree>> {
         self.huge.lock().iter().find(|(kept, _)| kept == id).map(|(_, tree)| tree.clone())
     }
@@ -234,11 +318,20 @@ impl Inner {
             Ok(blob) => decode(id, &blob),
             Err(error) => Err(error),
         };
+        self.land_decoded(id, reply, sender);
+    }
+
+    /// Keeps what was decoded and tells who waits.
+    fn land_decoded(&self, id: TreeId, reply: Reply, sender: oneshot::Sender<Reply>) {
         if let Ok(tree) = &reply {
             self.metrics.tree_decodes.inc();
             self.keep(id, tree);
         }
-        // In this order: who comes between finds the tree in the cache.
+        self.tell(id, reply, sender);
+    }
+
+    fn tell(&self, id: TreeId, reply: Reply, sender: oneshot::Sender<Reply>) {
+        // The tree is in the cache: who comes between finds it there.
         self.flights.lock().remove(&id);
         // Nobody waits for what was fetched ahead.
         let _nobody = sender.send(reply);
