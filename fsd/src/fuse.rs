@@ -4,6 +4,7 @@
 //!   measures what FUSE itself costs.
 //! * [`adapter`]: one method a FUSE request. What memory holds is answered on the fuser thread; the rest moves, reply
 //!   and all, into a task of [`dispatch`], which bounds how many there are, how long they take, and what a panic does.
+//! * [`follow`]: the thread that reads requests stays on the processor of the program that it answers.
 //! * [`errno`]: the one table from `VfsError` to an errno.
 //! * [`session`]: mounting, the recorded INIT exchange, the threads, and the end of it all.
 //! * [`mount`], [`mountinfo`]: the system's side: mount(2) or fusermount3, read-ahead, unmounting, without ever calling
@@ -15,6 +16,7 @@
 pub mod adapter;
 mod dispatch;
 pub mod errno;
+mod follow;
 pub mod metrics;
 pub mod mount;
 pub mod mountinfo;

@@ -90,7 +90,6 @@ impl DirSink for Names {
 pub async fn read_file(vfs: &Vfs, ino: Ino, size: u64) -> VfsResult<Vec<u8>> {
     const PIECE: u32 = 128 << 10;
     let mut bytes = Vec::new();
-    vfs.open(ino)?;
     while (bytes.len() as u64) < size {
         let data = match vfs.try_read(ino, bytes.len() as u64, PIECE) {
             Some(data) => data?,
@@ -99,9 +98,8 @@ pub async fn read_file(vfs: &Vfs, ino: Ino, size: u64) -> VfsResult<Vec<u8>> {
         if data.is_empty() {
             break;
         }
-        bytes.extend_from_slice(&data);
+        bytes.extend(data.to_vec());
     }
-    vfs.release(ino);
     Ok(bytes)
 }
 

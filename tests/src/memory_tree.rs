@@ -1,7 +1,6 @@
 //! A tree that answers from memory: the floor of what FUSE itself costs, and a tree that fails on demand.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -47,8 +46,6 @@ struct Node {
 struct Inner {
     nodes: HashMap<u64, Node>,
     lookups: Mutex<HashMap<u64, u64>>,
-    opened: AtomicU64,
-    released: AtomicU64,
 }
 
 /// The tree. Build it first, then share it.
@@ -121,12 +118,6 @@ impl MemoryTree {
     #[must_use]
     pub fn lookups(&self) -> u64 {
         self.0.lookups.lock().unwrap().values().sum()
-    }
-
-    /// Returns how often files were opened and closed.
-    #[must_use]
-    pub fn opened_and_released(&self) -> (u64, u64) {
-        (self.0.opened.load(Relaxed), self.0.released.load(Relaxed))
     }
 
     fn node(&self, ino: Ino) -> VfsResult<&Node> {
@@ -203,7 +194,7 @@ impl MemoryTree {
             Content::File(bytes) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
                 let end = start.saturating_add(len_bytes as usize).min(bytes.len());
-                Ok(ReadData::Bytes(bytes.slice(start..end)))
+                Ok(bytes.slice(start..end).into())
             }
             Content::Dir(_) => Err(VfsError::IsADirectory),
             Content::Symlink(_) => Err(VfsError::Invalid),
@@ -272,15 +263,6 @@ impl ReadTree for MemoryTree {
         // A listing that fails fails on its way, not before.
         self.list(ino, offset, plus, sink)?;
         if fault.is_some() { self.later(ino).await } else { Ok(()) }
-    }
-
-    fn open(&self, _ino: Ino) -> VfsResult<()> {
-        self.0.opened.fetch_add(1, Relaxed);
-        Ok(())
-    }
-
-    fn release(&self, _ino: Ino) {
-        self.0.released.fetch_add(1, Relaxed);
     }
 
     fn try_read(&self, ino: Ino, offset: u64, len_bytes: u32) -> Option<VfsResult<ReadData>> {

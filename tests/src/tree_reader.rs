@@ -106,7 +106,7 @@ pub async fn read_all(vfs: &Vfs, ino: Ino, step: u32) -> VfsResult<Vec<u8>> {
             Some(read) => read?,
             None => vfs.read(ino, bytes.len() as u64, step).await?,
         };
-        bytes.extend_from_slice(&read);
+        bytes.extend(read.to_vec());
         if read.len() < step as usize {
             return Ok(bytes);
         }

@@ -90,7 +90,7 @@ fn test_sigterm_unmounts_and_exits_0() {
     let mountpoint = mount.path().to_owned();
     let (major, minor) = mounted_device(&mountpoint).unwrap();
     let read_ahead = fs::read_to_string(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb")).unwrap();
-    assert_eq!(read_ahead.trim(), "1024");
+    assert_eq!(read_ahead.trim(), "4096");
     assert!(mount.unmount().success());
     assert_eq!(mounted_device(&mountpoint), None);
 }

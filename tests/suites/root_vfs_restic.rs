@@ -76,9 +76,7 @@ async fn test_every_kind_of_inode_is_as_it_was() {
             FileType::File => {
                 assert_eq!((attr.size, u64::from(attr.nlink)), (meta.size(), meta.nlink()), "{name}");
                 for step in [1 << 20, 70_000] {
-                    vfs.open(attr.ino).unwrap();
                     let read = read_all(&vfs, attr.ino, step).await.unwrap();
-                    vfs.release(attr.ino);
                     assert!(read == fs::read(path).unwrap(), "{name} in steps of {step}");
                 }
             }
@@ -179,7 +177,7 @@ async fn test_reads_anywhere_in_a_file_of_many_blobs() {
         let len = [1, 4_096, 131_072, 3 << 20][round % 4];
         let read = vfs.read(file.ino, offset as u64, u32::try_from(len).unwrap()).await.unwrap();
         let expected = &bytes[offset.min(bytes.len())..(offset + len).min(bytes.len())];
-        assert!(*read == *expected, "{len} bytes at {offset}: {} came", read.len());
+        assert!(read.to_vec() == *expected, "{len} bytes at {offset}: {} came", read.len());
     }
 }
 

@@ -342,9 +342,17 @@ impl Context {
 /// The system has no threads left.
 pub(super) fn runtime() -> CliResult<tokio::runtime::Runtime> {
     let next = AtomicUsize::new(0);
+    // A thread inherits where its starter may run, and a thread that reads FUSE requests may be bound to one processor.
+    let all = rustix::thread::sched_getaffinity(None).ok();
+    let unbind = move || {
+        if let Some(all) = &all {
+            let _ = rustix::thread::sched_setaffinity(None, all);
+        }
+    };
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(IO_THREADS)
         .thread_name_fn(move || format!("io-{}", next.fetch_add(1, Ordering::Relaxed)))
+        .on_thread_start(unbind)
         .enable_all()
         .build()
         .map_err(|error| CliError::failure(format!("start the I/O threads: {error}")))

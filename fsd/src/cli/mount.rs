@@ -98,11 +98,9 @@ pub struct Args {
 /// Measured in `docs/design/0002-fuse-session.md`.
 const DEFAULT_THREADS: u8 = 1;
 
-/// The kernel reads this far ahead of a sequential reader of a local repository; more gains nothing there.
-const READ_AHEAD_LOCAL_KIB: u32 = 1024;
-
-/// Over a network more requests under way hide its latency.
-const READ_AHEAD_REMOTE_KIB: u32 = 4096;
+/// The kernel reads this far ahead of a sequential reader: four requests under way hide a network's latency, and on a local
+/// disk the time that threads take to wake each other (0.83 s a GiB instead of 0.9 to 1.8 with 1 MiB; 8 MiB gain no more).
+const READ_AHEAD_KIB: u32 = 4096;
 
 /// A setting that is on or off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -228,7 +226,7 @@ fn session_options(args: &Args, context: &Context, opened: &Opened) -> SessionOp
             default_permissions: !args.no_default_permissions,
         },
         threads: usize::from(args.threads),
-        read_ahead_kib: if opened.all_local { READ_AHEAD_LOCAL_KIB } else { READ_AHEAD_REMOTE_KIB },
+        read_ahead_kib: READ_AHEAD_KIB,
         dispatch: DispatchOptions {
             deadline: request_deadline(context.global.deadline, fuse::mount::kernel_request_timeout()),
             ..DispatchOptions::default()

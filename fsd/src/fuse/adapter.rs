@@ -1,5 +1,6 @@
 //! One method a FUSE request.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -19,6 +20,7 @@ use stash_vfs::{Attr, DirSink, Entry, Ino, ReadData, VfsError, VfsResult};
 use tokio::runtime::Handle;
 
 use super::dispatch::{Answer, Call, Dispatch, DispatchOptions};
+use super::follow;
 use super::metrics::{FuseMetrics, Op};
 use super::tree::ReadTree;
 
@@ -28,6 +30,9 @@ const MAX_REQUEST_BYTES: u32 = 1 << 20;
 /// Read-ahead requests that the kernel keeps under way. Its own default of 12 leaves a network idle; 128 requests of
 /// 128 KiB are 16 MiB on the way, and the memory budget bounds what they hold here.
 const MAX_BACKGROUND: u16 = 128;
+
+/// Programs wait for reads up to this length.
+const FOLLOWED_READ_BYTES: u32 = 128 << 10;
 
 /// What `stat` gives as the best size for I/O. The page: the kernel takes it as the inode's block size.
 const BLOCK_BYTES: u32 = 4096;
@@ -40,6 +45,8 @@ pub struct Adapter<T> {
     default_permissions: bool,
     /// The kernel takes ENOSYS on OPENDIR as "always succeeds, keep what was listed" (Linux 5.1).
     no_opendir: bool,
+    /// The kernel takes ENOSYS on OPEN as "always succeeds, keep the pages" (Linux 3.16).
+    no_open: bool,
 }
 
 impl<T: ReadTree> Adapter<T> {
@@ -55,7 +62,7 @@ impl<T: ReadTree> Adapter<T> {
         default_permissions: bool,
     ) -> Self {
         let dispatch = Dispatch::new(runtime, options, metrics);
-        Self { tree, dispatch, default_permissions, no_opendir: false }
+        Self { tree, dispatch, default_permissions, no_opendir: false, no_open: false }
     }
 
     /// Refuses what would change something.
@@ -113,14 +120,15 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
             }
         }
         self.no_opendir = offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        self.no_open = offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
         // Neither can these: both values are in range.
         let _ = config.set_max_write(MAX_REQUEST_BYTES);
         let _ = config.set_max_background(MAX_BACKGROUND);
         Ok(())
     }
 
-    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let call = Call::new(Op::Lookup, Ino(parent.0));
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let call = begin(req, Op::Lookup, Ino(parent.0));
         self.dispatch.guard(call, || {
             let send = {
                 let tree = self.tree.clone();
@@ -149,8 +157,8 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
         });
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let call = Call::new(Op::Getattr, Ino(ino.0));
+    fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let call = begin(req, Op::Getattr, Ino(ino.0));
         self.dispatch.guard(call, || {
             let send = |reply: ReplyAttr, entry: Entry| reply.attr(&entry.ttl, &file_attr(&entry.attr));
             match self.tree.try_getattr(call.ino) {
@@ -163,8 +171,8 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
         });
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        let call = Call::new(Op::Readlink, Ino(ino.0));
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        let call = begin(req, Op::Readlink, Ino(ino.0));
         self.dispatch.guard(call, || {
             let tree = self.tree.clone();
             let work = async move { tree.readlink(call.ino).await };
@@ -176,20 +184,19 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return self.read_only(ino, reply);
         }
+        if self.no_open {
+            // On purpose: from now on the kernel opens files by itself and keeps their pages. A node id is all that a read
+            // needs, so neither we nor a process that takes the mount over has handles to keep.
+            return self.refuse(ino, reply, Errno::ENOSYS);
+        }
         let call = Call::new(Op::Open, Ino(ino.0));
-        self.dispatch.guard(call, || {
-            let result = self.tree.open(call.ino);
-            // The handle is the node id, so that another process can take the mount over. The page cache outlives the
-            // handle: a file never changes.
-            self.dispatch.finish(call, reply, result, |reply, ()| {
-                reply.opened(FileHandle(ino.0), FopenFlags::FOPEN_KEEP_CACHE);
-            });
-        });
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        self.dispatch.observe(call);
     }
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -198,6 +205,8 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        // A long read is the kernel's readahead: its program goes on meanwhile, and wants its processor for itself.
+        follow::on_request(if size <= FOLLOWED_READ_BYTES { req.pid() } else { 0 });
         let call = Call::new(Op::Read, Ino(ino.0));
         let _span = tracing::debug_span!("read", ino = ino.0, offset, size).entered();
         self.dispatch.guard(call, || {
@@ -235,11 +244,8 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
         reply: ReplyEmpty,
     ) {
         let call = Call::new(Op::Release, Ino(ino.0));
-        self.dispatch.guard(call, || {
-            self.tree.release(call.ino);
-            reply.ok();
-            self.dispatch.observe(call);
-        });
+        reply.ok();
+        self.dispatch.observe(call);
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
@@ -256,8 +262,8 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
         reply.opened(FileHandle(ino.0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        let call = Call::new(Op::Readdir, Ino(ino.0));
+    fn readdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        let call = begin(req, Op::Readdir, Ino(ino.0));
         self.dispatch.guard(call, || {
             let mut sink = PlainSink(reply);
             match self.tree.try_readdir(call.ino, offset, false, &mut sink) {
@@ -273,8 +279,8 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
         });
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
-        let call = Call::new(Op::Readdirplus, Ino(ino.0));
+    fn readdirplus(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
+        let call = begin(req, Op::Readdirplus, Ino(ino.0));
         self.dispatch.guard(call, || {
             let mut sink = PlusSink::new(self.tree.clone(), reply);
             match self.tree.try_readdir(call.ino, offset, true, &mut sink) {
@@ -294,8 +300,8 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
         self.refuse(ino, reply, Errno::ENOSYS);
     }
 
-    fn statfs(&self, _req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        let call = Call::new(Op::Statfs, Ino(ino.0));
+    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        let call = begin(req, Op::Statfs, Ino(ino.0));
         self.dispatch.guard(call, || {
             let figures = self.tree.statfs();
             let block_bytes = figures.block_bytes.max(512);
@@ -304,16 +310,16 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
         });
     }
 
-    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let call = Call::new(Op::Getxattr, Ino(ino.0));
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let call = begin(req, Op::Getxattr, Ino(ino.0));
         self.dispatch.guard(call, || {
             let (tree, name) = (self.tree.clone(), name.as_bytes().to_vec());
             self.xattr(call, reply, size, async move { tree.getxattr(call.ino, &name).await });
         });
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let call = Call::new(Op::Listxattr, Ino(ino.0));
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let call = begin(req, Op::Listxattr, Ino(ino.0));
         self.dispatch.guard(call, || {
             let tree = self.tree.clone();
             self.xattr(call, reply, size, async move { Ok(joined_names(&tree.listxattr(call.ino).await?)) });
@@ -330,8 +336,8 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
         self.dispatch.observe(call);
     }
 
-    fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        let call = Call::new(Op::Lseek, Ino(ino.0));
+    fn lseek(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let call = begin(req, Op::Lseek, Ino(ino.0));
         self.dispatch.guard(call, || {
             let hole = match whence {
                 libc::SEEK_DATA => false,
@@ -560,6 +566,12 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
     }
 }
 
+/// Begins to answer a request.
+fn begin(req: &Request, op: Op, ino: Ino) -> Call {
+    follow::on_request(req.pid());
+    Call::new(op, ino)
+}
+
 /// A missing name is an answer, not a failure: the kernel may remember that it is missing.
 fn absent_as_none(result: VfsResult<Entry>) -> VfsResult<Option<Entry>> {
     match result {
@@ -581,8 +593,13 @@ fn send_absent<T: ReadTree>(reply: ReplyEntry, tree: &T, parent: Ino) {
 }
 
 fn send_data(metrics: &FuseMetrics, reply: ReplyData, data: &ReadData) {
+    thread_local! {
+        /// fuser takes a reply as one slice. What lies in several blobs is put together here: a fresh allocation would cost
+        /// a page fault for every 4 KiB, more than the copy. At most [`MAX_REQUEST_BYTES`] a thread.
+        static JOINED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
     metrics.read_bytes.add(data.len() as u64);
-    reply.data(data);
+    JOINED.with_borrow_mut(|joined| reply.data(data.as_slice(joined)));
 }
 
 /// Sends a value, or its length where the caller asks for that by a size of 0 (getxattr(2)).

@@ -33,7 +33,7 @@ pub struct SessionOptions {
     /// Threads that read requests. One answers from memory as fast as two readers ask; a second one helps where many do
     /// (figures: `docs/design/0002-fuse-session.md`).
     pub threads: usize,
-    /// How far the kernel reads ahead, where we may say so: 1,024 for a local repository, 4,096 over a network.
+    /// How far the kernel reads ahead, where we may say so.
     pub read_ahead_kib: u32,
     /// Limits of requests that need I/O.
     pub dispatch: DispatchOptions,

@@ -32,10 +32,6 @@ pub trait ReadTree: Clone + Send + Sync + 'static {
         plus: bool,
         sink: &mut S,
     ) -> impl Future<Output = VfsResult<()>> + Send;
-    /// Notes that a file was opened.
-    fn open(&self, ino: Ino) -> VfsResult<()>;
-    /// Notes that a file was closed.
-    fn release(&self, ino: Ino);
     /// Reads; `None` where that needs I/O.
     fn try_read(&self, ino: Ino, offset: u64, len_bytes: u32) -> Option<VfsResult<ReadData>>;
     /// Reads.
@@ -87,14 +83,6 @@ impl ReadTree for Vfs {
         sink: &mut S,
     ) -> impl Future<Output = VfsResult<()>> + Send {
         Self::readdir(self, ino, offset, plus, sink)
-    }
-
-    fn open(&self, ino: Ino) -> VfsResult<()> {
-        Self::open(self, ino)
-    }
-
-    fn release(&self, ino: Ino) {
-        Self::release(self, ino);
     }
 
     fn try_read(&self, ino: Ino, offset: u64, len_bytes: u32) -> Option<VfsResult<ReadData>> {

@@ -124,11 +124,6 @@ impl Content {
         self.starts.last().copied().unwrap_or_default()
     }
 
-    /// Returns whether blobs are lost, as far as the table goes.
-    pub(crate) const fn has_lost(&self) -> bool {
-        self.lost.is_some()
-    }
-
     /// Returns the piece that `offset` lies in, of at most `len` bytes; `None` at the end. The table must cover `offset`.
     pub(crate) fn piece(&self, offset: u64, len: usize) -> Option<Piece> {
         if offset >= self.known_end() || len == 0 {

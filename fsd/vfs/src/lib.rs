@@ -24,5 +24,5 @@ pub use attr::{Attr, Entry, FileType};
 pub use error::{VfsError, VfsResult};
 pub use inode::{Ino, InodeTable};
 pub use namespace::NamespaceOptions;
-pub use read::ReadData;
+pub use read::{ReadData, ReadPiece};
 pub use vfs::{DirSink, Mounted, StatFs, Vfs, VfsOptions};

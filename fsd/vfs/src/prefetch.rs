@@ -17,14 +17,15 @@ pub(crate) struct Limits {
     pub(crate) bytes: u64,
     /// The most trees ahead of a walk.
     pub(crate) trees: usize,
-    /// The most small files ahead of a reader of small files.
+    /// The most small files ahead of a reader of small files; 0 for none.
     pub(crate) files: usize,
     /// The most bytes of small files ahead of their reader.
     pub(crate) file_bytes: u64,
 }
 
-/// A local disk answers at once; what takes time is decoding, and a few blobs ahead keep every core busy.
-const LOCAL: Limits = Limits { blobs: 4, bytes: 16 << 20, trees: 48, files: 24, file_bytes: 2 << 20 };
+/// A local disk answers at once; what takes time is decoding, and a few blobs ahead keep every core busy. A small file is
+/// decoded by whoever asks for it faster than it can be handed from one thread to another, so none are fetched ahead.
+const LOCAL: Limits = Limits { blobs: 4, bytes: 16 << 20, trees: 48, files: 0, file_bytes: 0 };
 
 /// A remote store answers after a round trip: 32 MiB ahead at 20 ms each carry more than a gigabit link gives.
 const REMOTE: Limits = Limits { blobs: 256, bytes: 32 << 20, trees: 384, files: 192, file_bytes: 16 << 20 };

@@ -3,7 +3,7 @@
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use stash_repo::{BlobData, BlobId, NodeRef, RepoError, RepoResult, Tree};
@@ -14,16 +14,16 @@ use crate::prefetch::sequential::Sequential;
 use crate::source::Source;
 use crate::sparse;
 
-/// The bytes of a read: a piece of one blob, shared with the cache, or bytes put together from several.
+/// A piece of what was read, shared with the cache.
 #[derive(Debug, Clone)]
-pub enum ReadData {
-    /// A range of one blob.
-    Blob(BlobData, std::ops::Range<usize>),
-    /// Bytes of several blobs, or of a hole.
+pub enum ReadPiece {
+    /// A range of a blob.
+    Blob(BlobData, Range<usize>),
+    /// Bytes of a hole.
     Bytes(Bytes),
 }
 
-impl Deref for ReadData {
+impl Deref for ReadPiece {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         match self {
@@ -33,9 +33,57 @@ impl Deref for ReadData {
     }
 }
 
+/// The bytes of a read: pieces of blobs, one after another. Nothing is copied before it is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct ReadData {
+    pieces: Vec<ReadPiece>,
+}
+
+impl From<Bytes> for ReadData {
+    fn from(bytes: Bytes) -> Self {
+        Self { pieces: vec![ReadPiece::Bytes(bytes)] }
+    }
+}
+
 impl ReadData {
-    const fn empty() -> Self {
-        Self::Bytes(Bytes::new())
+    /// Returns how many bytes were read.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.len()).sum()
+    }
+
+    /// Returns whether nothing was read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the pieces.
+    #[must_use]
+    pub fn pieces(&self) -> &[ReadPiece] {
+        &self.pieces
+    }
+
+    /// Returns all bytes as one slice, put together in `buffer` if they lie in more than one piece.
+    pub fn as_slice<'a>(&'a self, buffer: &'a mut Vec<u8>) -> &'a [u8] {
+        if let [piece] = self.pieces.as_slice() {
+            return piece;
+        }
+        buffer.clear();
+        for piece in &self.pieces {
+            buffer.extend_from_slice(piece);
+        }
+        buffer
+    }
+
+    /// Returns a copy of all bytes.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len());
+        for piece in &self.pieces {
+            bytes.extend_from_slice(piece);
+        }
+        bytes
     }
 }
 
@@ -106,10 +154,6 @@ impl FileState {
         size_of::<Self>() + self.content().len() * 8 + self.tree.weight_bytes()
     }
 
-    pub(crate) fn has_lost(&self) -> bool {
-        self.reading.lock().content.has_lost()
-    }
-
     /// Returns the average length of the file's blobs.
     pub(crate) fn average_blob_bytes(&self) -> u64 {
         (self.size() / (self.content().len() as u64).max(1)).max(1)
@@ -159,16 +203,16 @@ impl FileState {
 
     /// Takes a range of a blob. The only blob of a file ends where it ends; of several, each must be as long as the index
     /// says, or what follows would be shown in a wrong place.
-    fn take(&self, id: &BlobId, blob: BlobData, range: &Range<usize>) -> RepoResult<ReadData> {
+    fn take(&self, id: &BlobId, blob: BlobData, range: &Range<usize>) -> RepoResult<ReadPiece> {
         if range.end <= blob.len() {
-            return Ok(ReadData::Blob(blob, range.clone()));
+            return Ok(ReadPiece::Blob(blob, range.clone()));
         }
         if self.content().len() > 1 {
             let reason = format!("it has {} bytes, and the index says at least {}", blob.len(), range.end);
             return Err(RepoError::Format { what: "blob", id: id.0, reason });
         }
         let end = blob.len();
-        Ok(if range.start >= end { ReadData::empty() } else { ReadData::Blob(blob, range.start..end) })
+        Ok(ReadPiece::Blob(blob, range.start.min(end)..end))
     }
 
     /// Reads from memory.
@@ -177,19 +221,23 @@ impl FileState {
             Ok(plan) => plan?,
             Err(error) => return Some(Err(error)),
         };
-        let mut parts = Vec::with_capacity(plan.pieces.len());
+        let small = self.average_blob_bytes() <= SMALL_BLOB_BYTES;
+        let here = |id: &BlobId| small.then(|| source.blob_here(id)).flatten();
+        let mut pieces = Vec::with_capacity(plan.pieces.len());
         for piece in &plan.pieces {
-            parts.push(match piece {
-                Wanted::Blob(id, range) => match self.take(id, source.try_blob(id, plan.upto(range))?, range) {
-                    Ok(data) => data,
-                    Err(error) => return Some(Err(error)),
-                },
-                Wanted::Zeros(len) => ReadData::Bytes(sparse::zeros(*len)),
+            pieces.push(match piece {
+                Wanted::Blob(id, range) => {
+                    match self.take(id, source.try_blob(id, plan.upto(range)).or_else(|| here(id))?, range) {
+                        Ok(data) => data,
+                        Err(error) => return Some(Err(error)),
+                    }
+                }
+                Wanted::Zeros(len) => ReadPiece::Bytes(sparse::zeros(*len)),
                 // The async twin looks once more in a fresh index.
                 Wanted::Lost(_) => return None,
             });
         }
-        Some(Ok(join(parts)))
+        Some(Ok(ReadData { pieces }))
     }
 
     /// Reads.
@@ -200,19 +248,19 @@ impl FileState {
             }
             tokio::task::yield_now().await;
         };
-        let parts = join_all(plan.pieces.iter().map(|piece| async {
+        let pieces = join_all(plan.pieces.iter().map(|piece| async {
             match piece {
                 Wanted::Blob(id, range) => {
                     source.blob(*id, plan.upto(range)).await.and_then(|blob| self.take(id, blob, range))
                 }
-                Wanted::Zeros(len) => Ok(ReadData::Bytes(sparse::zeros(*len))),
+                Wanted::Zeros(len) => Ok(ReadPiece::Bytes(sparse::zeros(*len))),
                 Wanted::Lost(id) => Err(RepoError::BlobMissing { id: *id }),
             }
         }))
         .await;
         // A short read would be taken for the end of the file, so one bad piece fails the read; the kernel asks again for
         // the pages that a reader really wants.
-        Ok(join(parts.into_iter().collect::<RepoResult<_>>()?))
+        Ok(ReadData { pieces: pieces.into_iter().collect::<RepoResult<_>>()? })
     }
 
     /// Finds data or a hole at or after `offset`.
@@ -262,16 +310,4 @@ impl Plan {
     const fn upto(&self, range: &Range<usize>) -> usize {
         if self.whole { usize::MAX } else { range.end }
     }
-}
-
-/// Puts parts together, without copying if there is only one.
-fn join(mut parts: Vec<ReadData>) -> ReadData {
-    if parts.len() <= 1 {
-        return parts.pop().unwrap_or(ReadData::empty());
-    }
-    let mut bytes = BytesMut::with_capacity(parts.iter().map(|part| part.len()).sum());
-    for part in parts {
-        bytes.extend_from_slice(&part);
-    }
-    ReadData::Bytes(bytes.freeze())
 }

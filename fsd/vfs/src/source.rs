@@ -15,9 +15,19 @@ pub(crate) trait Source: fmt::Debug + Send + Sync + 'static {
     /// Takes in new index files.
     fn refresh(&self) -> BoxFuture<'_, RepoResult<bool>>;
     fn try_tree(&self, id: &TreeId) -> Option<Arc<Tree>>;
+    /// A small tree, decoded on this thread; never waits.
+    fn tree_here(&self, id: &TreeId) -> Option<Arc<Tree>> {
+        let _ = id;
+        None
+    }
     fn tree(&self, id: TreeId) -> BoxFuture<'_, RepoResult<Arc<Tree>>>;
     fn prefetch_trees(&self, ids: &[TreeId]);
     fn try_blob(&self, id: &BlobId, upto: usize) -> Option<BlobData>;
+    /// A small blob, decoded on this thread; never waits.
+    fn blob_here(&self, id: &BlobId) -> Option<BlobData> {
+        let _ = id;
+        None
+    }
     fn blob(&self, id: BlobId, upto: usize) -> BoxFuture<'_, RepoResult<BlobData>>;
     /// Starts to fetch; returns how many from the front were taken on.
     fn prefetch_blobs(&self, ids: &[BlobId]) -> usize;
@@ -42,6 +52,10 @@ impl Source for Repository {
         self.try_tree(id)
     }
 
+    fn tree_here(&self, id: &TreeId) -> Option<Arc<Tree>> {
+        self.tree_here(id)
+    }
+
     fn tree(&self, id: TreeId) -> BoxFuture<'_, RepoResult<Arc<Tree>>> {
         Box::pin(self.tree(id))
     }
@@ -52,6 +66,10 @@ impl Source for Repository {
 
     fn try_blob(&self, id: &BlobId, upto: usize) -> Option<BlobData> {
         self.blobs().try_get(id, upto)
+    }
+
+    fn blob_here(&self, id: &BlobId) -> Option<BlobData> {
+        self.blobs().get_here(id, BlobKind::Data)
     }
 
     fn blob(&self, id: BlobId, upto: usize) -> BoxFuture<'_, RepoResult<BlobData>> {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use futures::future::{BoxFuture, FutureExt as _};
 use parking_lot::Mutex;
@@ -56,6 +56,8 @@ pub(crate) struct Fake {
     pub(crate) snapshots: Mutex<RepoResult<Vec<Arc<Snapshot>>>>,
     pub(crate) prefetched_trees: Mutex<Vec<TreeId>>,
     pub(crate) prefetched_blobs: Mutex<Vec<BlobId>>,
+    /// Whether it is at the other end of a network.
+    pub(crate) remote: AtomicBool,
     /// Trees that somebody had to wait for.
     pub(crate) waits: AtomicUsize,
     pub(crate) lists: AtomicUsize,
@@ -70,6 +72,7 @@ impl Default for Fake {
             snapshots: Mutex::new(Ok(Vec::new())),
             prefetched_trees: Mutex::default(),
             prefetched_blobs: Mutex::default(),
+            remote: AtomicBool::default(),
             waits: AtomicUsize::new(0),
             lists: AtomicUsize::new(0),
             refreshes: AtomicUsize::new(0),
@@ -140,7 +143,7 @@ impl Fake {
 
 impl Source for Fake {
     fn is_remote(&self) -> bool {
-        false
+        self.remote.load(Relaxed)
     }
 
     fn snapshots(&self) -> BoxFuture<'_, RepoResult<Vec<Arc<Snapshot>>>> {

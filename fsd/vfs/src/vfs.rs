@@ -326,7 +326,8 @@ impl Inner {
         if let Some((_, tree)) = context.trees.iter().find(|(fetched, _)| *fetched == id) {
             return Ok(Arc::clone(tree));
         }
-        self.source(repo)?.try_tree(&id).ok_or(Stop::Lack(Lack::Tree { repo, id }))
+        let source = self.source(repo)?;
+        source.try_tree(&id).or_else(|| source.tree_here(&id)).ok_or(Stop::Lack(Lack::Tree { repo, id }))
     }
 
     fn lookup(&self, context: &Context, parent: Ino, name: &[u8]) -> Result<Entry, Stop> {

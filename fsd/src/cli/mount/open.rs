@@ -23,8 +23,6 @@ pub(super) struct Named {
 pub(super) struct Opened {
     /// Their addresses without secrets, for the first column of `mount`.
     pub(super) source: String,
-    /// No network is between us and any of them.
-    pub(super) all_local: bool,
     /// Their counters by name.
     pub(super) metrics: Vec<(String, Arc<Metrics>)>,
 }
@@ -61,7 +59,6 @@ pub(super) async fn open(args: &Args, context: &Context, named: Vec<Named>) -> C
     options.memory_bytes /= named.len().max(1);
 
     let source = named.iter().map(|one| one.location.to_string()).collect::<Vec<_>>().join(" ");
-    let all_local = named.iter().all(|one| matches!(one.location, Location::Local { .. }));
     let shared: Option<Zeroizing<String>> = if files.is_empty() { Some(context.password()?) } else { None };
     let (mut mounted, mut metrics) = (Vec::new(), Vec::new());
     for (place, Named { name, location }) in named.into_iter().enumerate() {
@@ -84,7 +81,7 @@ pub(super) async fn open(args: &Args, context: &Context, named: Vec<Named>) -> C
         metrics.push((name.clone(), Arc::clone(repository.metrics())));
         mounted.push(Mounted { name, repository, namespace: namespace.clone() });
     }
-    Ok((mounted, Opened { source, all_local, metrics }))
+    Ok((mounted, Opened { source, metrics }))
 }
 
 /// Returns what stands behind the last slash or colon of an address.

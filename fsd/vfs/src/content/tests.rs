@@ -36,7 +36,7 @@ fn test_pieces() {
     ] {
         assert_eq!(content.piece(offset, len), expected, "{offset} {len}");
     }
-    assert!(!content.has_lost());
+    assert!(content.lost.is_none());
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn test_lost_blobs_take_nothing_with_them() {
         (&[a, None, b], 25, &[(9, blob(0, 9..10)), (10, None), (24, None)]),
     ] {
         let content = table(lengths, size);
-        assert!(content.has_lost());
+        assert!(content.lost.is_some());
         let lost = lengths.iter().position(Option::is_none).unwrap();
         for (offset, expected) in at {
             let expected = expected.clone().unwrap_or(Piece::Lost { index: lost });

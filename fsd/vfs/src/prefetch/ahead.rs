@@ -10,6 +10,7 @@
 //! files.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use stash_repo::{BlobId, NodeKind, Tree, TreeId};
@@ -18,11 +19,44 @@ use super::Limits;
 use crate::inode::Ino;
 use crate::sparse;
 
-/// A directory on the way from the reader up to the root: what comes after `next` in it is still to be visited.
+/// In which order a walk takes the entries of a directory. Programs that keep the directories to visit on a stack take the
+/// last one first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Order {
+    #[default]
+    Forward,
+    Backward,
+}
+
+/// A directory on the way from the reader up to the root, and its entries that are still to be visited.
 #[derive(Debug, Clone)]
 pub(crate) struct Level {
-    pub(crate) tree: Arc<Tree>,
-    pub(crate) next: usize,
+    tree: Arc<Tree>,
+    left: Range<usize>,
+}
+
+impl Level {
+    /// All entries are to be visited.
+    pub(crate) fn whole(tree: Arc<Tree>) -> Self {
+        let left = 0..tree.len();
+        Self { tree, left }
+    }
+
+    /// The reader is in the entry at `position`, or has been there: those that follow are to be visited.
+    pub(crate) fn beyond(tree: Arc<Tree>, position: usize, order: Order) -> Self {
+        let left = match order {
+            Order::Forward => position + 1..tree.len(),
+            Order::Backward => 0..position.min(tree.len()),
+        };
+        Self { tree, left }
+    }
+
+    fn take(&mut self, order: Order) -> Option<usize> {
+        match order {
+            Order::Forward => self.left.next(),
+            Order::Backward => self.left.next_back(),
+        }
+    }
 }
 
 /// How many levels above the reader a plan looks at.
@@ -40,8 +74,9 @@ const LISTED: usize = 32;
 /// Evidence of walks through directories.
 #[derive(Debug, Default)]
 pub(crate) struct Walks {
-    /// Directories that were listed, or had a child listed, last; the newest last.
-    listed: Vec<Ino>,
+    /// Directories that were listed, or had a child listed, last, and where that child stands in them; the newest last.
+    listed: Vec<(Ino, Option<usize>)>,
+    order: Order,
     /// Directories that may be listed before the next plan.
     credit: usize,
 }
@@ -56,14 +91,26 @@ pub(crate) struct TreePlan {
 }
 
 impl Walks {
-    /// Takes note that a directory is listed; returns how many trees ahead are to be looked at, if any.
-    pub(crate) fn on_list(&mut self, dir: Ino, parent: Option<Ino>, limits: &Limits) -> Option<usize> {
-        let walking = parent.is_some_and(|parent| self.listed.contains(&parent));
+    /// Takes note that a directory is listed; returns how many trees ahead are to be looked at, if any. `parent` is the
+    /// directory that it stands in, and where.
+    pub(crate) fn on_list(&mut self, dir: Ino, parent: Option<(Ino, usize)>, limits: &Limits) -> Option<usize> {
+        let place = parent.and_then(|(parent, _)| self.listed.iter().position(|(listed, _)| *listed == parent));
+        let walking = place.is_some();
         // Whoever goes back up lists nothing on his way, so a directory's parent does not age while its children are listed.
-        for recent in parent.filter(|_| walking).into_iter().chain([dir]) {
-            self.listed.retain(|listed| *listed != recent);
-            self.listed.push(recent);
+        if let (Some(place), Some((parent, position))) = (place, parent) {
+            let (_, last) = self.listed.remove(place);
+            self.listed.push((parent, Some(position)));
+            let order = match last {
+                Some(last) if last > position => Order::Backward,
+                Some(last) if last < position => Order::Forward,
+                _ => self.order,
+            };
+            if order != self.order {
+                (self.order, self.credit) = (order, 0);
+            }
         }
+        self.listed.retain(|(listed, _)| *listed != dir);
+        self.listed.push((dir, None));
         if self.listed.len() > LISTED {
             self.listed.remove(0);
         }
@@ -78,6 +125,11 @@ impl Walks {
         Some(limits.trees)
     }
 
+    /// Returns the order in which the walk goes on.
+    pub(crate) fn order(&self) -> Order {
+        self.order
+    }
+
     /// Notes what the plan found: a quarter of what is ready may be consumed before the next.
     pub(crate) fn planned(&mut self, plan: &TreePlan) {
         self.credit = plan.ready / 4;
@@ -87,16 +139,17 @@ impl Walks {
 /// Looks at most `budget` directories ahead. `levels` begins with the root's side and ends with the reader's directory.
 pub(crate) fn plan_trees(
     mut levels: Vec<Level>,
+    order: Order,
     budget: usize,
     get: impl Fn(&TreeId) -> Option<Arc<Tree>>,
 ) -> TreePlan {
     let mut plan = TreePlan::default();
     let mut scan = SCAN_ENTRIES;
-    while let Some((id, _)) = next_dir(&mut levels, &mut scan) {
+    while let Some((id, _)) = next_dir(&mut levels, order, &mut scan) {
         match get(&id) {
             Some(tree) => {
                 plan.ready += 1;
-                levels.push(Level { tree, next: 0 });
+                levels.push(Level::whole(tree));
             }
             None => plan.lacking.push(id),
         }
@@ -108,13 +161,13 @@ pub(crate) fn plan_trees(
 }
 
 /// Takes the next directory in the order of a walk.
-fn next_dir(levels: &mut Vec<Level>, scan: &mut usize) -> Option<(TreeId, usize)> {
+fn next_dir(levels: &mut Vec<Level>, order: Order, scan: &mut usize) -> Option<(TreeId, usize)> {
     while let Some(level) = levels.last_mut() {
-        while let Some(node) = level.tree.get(level.next) {
+        while let Some(position) = level.take(order) {
             *scan = scan.checked_sub(1)?;
-            level.next += 1;
+            let Some(node) = level.tree.get(position) else { continue };
             if let Some(id) = node.subtree().filter(|_| node.kind() == NodeKind::Dir) {
-                return Some((id, level.next - 1));
+                return Some((id, position));
             }
         }
         levels.pop();
@@ -213,7 +266,7 @@ impl FileRuns {
         let mut plan = FilePlan::default();
         let mut room = Room { files: limits.files, bytes: limits.file_bytes, scan: SCAN_ENTRIES };
         let Some(own) = levels.last_mut() else { return plan };
-        own.next = position + 1;
+        *own = Level::beyond(Arc::clone(&own.tree), position, Order::Forward);
         let own = Arc::clone(&own.tree);
         if self.planned.len() >= PLANNED {
             self.planned.clear();
@@ -221,21 +274,21 @@ impl FileRuns {
         let mut full = take_files(&own, position + 1, &mut plan, &mut room);
         while !full
             && plan.lacking.len() < limits.trees
-            && let Some((id, _)) = next_dir(&mut levels, &mut room.scan)
+            && let Some((id, _)) = next_dir(&mut levels, Order::Forward, &mut room.scan)
         {
             if let Some(tree) = get(&id) {
                 self.planned.insert(id);
                 full = take_files(&tree, 0, &mut plan, &mut room);
-                levels.push(Level { tree, next: 0 });
+                levels.push(Level::whole(tree));
             } else {
                 plan.lacking.push(id);
             }
         }
         // Who takes a directory's files before its directories has not been in those before the file either.
-        let mut before = vec![Level { tree: own, next: 0 }];
+        let mut before = vec![Level::whole(own)];
         while !full
             && plan.lacking.len() < limits.trees
-            && let Some((id, at)) = next_dir(&mut before, &mut room.scan)
+            && let Some((id, at)) = next_dir(&mut before, Order::Forward, &mut room.scan)
             && (before.len() > 1 || at < position)
         {
             if self.planned.contains(&id) {
@@ -244,7 +297,7 @@ impl FileRuns {
             if let Some(tree) = get(&id) {
                 self.planned.insert(id);
                 full = take_files(&tree, 0, &mut plan, &mut room);
-                before.push(Level { tree, next: 0 });
+                before.push(Level::whole(tree));
             } else {
                 plan.lacking.push(id);
             }

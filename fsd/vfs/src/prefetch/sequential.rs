@@ -28,6 +28,9 @@ pub(crate) struct Sequential {
 struct Stream {
     /// The end of the furthest read.
     next: u64,
+    /// The last read, and whether it wanted whole blobs.
+    last: (u64, u64),
+    whole: bool,
     /// Bytes that the stream has read.
     run_bytes: u64,
     /// Reads that belonged to the stream.
@@ -76,12 +79,19 @@ impl Sequential {
         });
         let stream = &mut self.streams[number];
         if found.is_none() {
-            *stream = Stream { next: end, run_bytes: len, reads: 1, fetched: blobs.end, tick };
             // A read of some length at the beginning is most likely the first of many; anywhere else, of a few pages, it is
             // most likely alone.
-            return Advice { stream: number, whole: offset == 0 && len >= WHOLE_BYTES, ahead: blobs.end..blobs.end };
+            let whole = offset == 0 && len >= WHOLE_BYTES;
+            *stream =
+                Stream { next: end, last: (offset, len), whole, run_bytes: len, reads: 1, fetched: blobs.end, tick };
+            return Advice { stream: number, whole, ahead: blobs.end..blobs.end };
         }
         stream.tick = tick;
+        // The same read again says nothing new: what memory does not hold is planned twice, by `try_read` and by `read`.
+        if stream.last == (offset, len) {
+            return Advice { stream: number, whole: stream.whole, ahead: blobs.end..blobs.end };
+        }
+        (stream.last, stream.whole) = ((offset, len), true);
         stream.reads = stream.reads.saturating_add(1);
         stream.run_bytes = stream.run_bytes.saturating_add(len);
         stream.next = stream.next.max(end);
@@ -156,6 +166,20 @@ mod tests {
             let (whole, ahead) = read(&mut machine, offset, 4_096, 1_009);
             assert!(!whole && ahead.is_empty(), "{offset}");
         }
+    }
+
+    #[test]
+    fn test_a_read_that_is_planned_twice_is_one_read() {
+        let mut machine = Sequential::default();
+        for step in 0..1_000_u64 {
+            let offset = step * 389 % 1_009 * MIB + 5_000;
+            for attempt in ["from memory", "with I/O"] {
+                let (whole, ahead) = read(&mut machine, offset, 4_096, 1_009);
+                assert!(!whole && ahead.is_empty(), "{offset} {attempt}");
+            }
+        }
+        assert!(read(&mut machine, 0, MIB, 1_009).0, "the beginning of a file, read in large pieces");
+        assert!(read(&mut machine, 0, MIB, 1_009).0, "and the same again");
     }
 
     #[test]

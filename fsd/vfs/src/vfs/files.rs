@@ -1,9 +1,9 @@
-//! Open files and their reads.
+//! Files and their reads.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
 use stash_repo::RepoError;
 
 use super::state::{Context, Stop};
@@ -14,98 +14,38 @@ use crate::inode::Ino;
 use crate::read::{FileState, ReadData};
 use crate::source::Source;
 
-/// The most memory that tables of files take that nobody has open: enough for one of a million blobs.
-const RECENT_BYTES: u64 = 8 << 20;
+/// The most memory that tables of files take: enough for one of a million blobs.
+const TABLE_BYTES: u64 = 8 << 20;
 
-/// Files that are being read.
+/// So many tables are kept however long they are: those of the files that are being read.
+const TABLES_MIN: u32 = 4;
+
+/// Files that are or were being read. The kernel does not say what is open (see `docs/design/0003-no-open.md`), and need not:
+/// a state that is gone is made again by the next read, at the cost of its look-ups.
 #[derive(Debug)]
 pub(super) struct Files {
-    open: Mutex<HashMap<Ino, OpenFile>>,
-    /// Files that nobody has open: read without an open (after a take-over), or closed and perhaps soon opened again.
-    recent: moka::sync::Cache<Ino, Arc<FileState>>,
+    states: Cache<Ino, Arc<FileState>>,
 }
-
-#[derive(Debug, Default)]
-struct OpenFile {
-    opens: u64,
-    /// Made by the first read.
-    state: Option<Arc<FileState>>,
-}
-
-/// A closed file is worth remembering if its table took look-ups.
-const REMEMBERED_BLOBS: usize = 16;
 
 impl Files {
     pub(super) fn new() -> Self {
-        let weight = |_: &Ino, file: &Arc<FileState>| u32::try_from(file.weight_bytes()).unwrap_or(u32::MAX);
-        let recent = moka::sync::Cache::builder().max_capacity(RECENT_BYTES).weigher(weight).build();
-        Self { open: Mutex::default(), recent }
-    }
-
-    fn get(&self, ino: Ino) -> Option<Arc<FileState>> {
-        let open = self.open.lock();
-        match open.get(&ino) {
-            Some(OpenFile { state: Some(state), .. }) => Some(Arc::clone(state)),
-            _ => {
-                drop(open);
-                self.recent.get(&ino)
-            }
-        }
-    }
-
-    /// Keeps a new state, unless another reader was first; returns the one that is kept.
-    fn keep(&self, ino: Ino, state: Arc<FileState>) -> Arc<FileState> {
-        match self.open.lock().get_mut(&ino) {
-            Some(file) => Arc::clone(file.state.get_or_insert(state)),
-            None => self.recent.get_with(ino, || state),
-        }
+        let weight = |_: &Ino, file: &Arc<FileState>| {
+            let most = u32::try_from(TABLE_BYTES).unwrap_or(u32::MAX) / TABLES_MIN;
+            u32::try_from(file.weight_bytes()).unwrap_or(most).min(most)
+        };
+        // Least recently used goes first: the default would turn a new file away for one that was read often.
+        let policy = EvictionPolicy::lru();
+        let states = Cache::builder().max_capacity(TABLE_BYTES).weigher(weight).eviction_policy(policy).build();
+        Self { states }
     }
 
     /// Forgets a state that proved wrong, so that the next read makes another.
     fn drop_state(&self, ino: Ino) {
-        if let Some(file) = self.open.lock().get_mut(&ino) {
-            file.state = None;
-        }
-        self.recent.invalidate(&ino);
+        self.states.invalidate(&ino);
     }
 }
 
 impl Vfs {
-    /// A file was opened: its prefetch state lives until as many `release`s.
-    ///
-    /// # Errors
-    /// `IsADirectory`, `Stale`.
-    pub fn open(&self, ino: Ino) -> VfsResult<()> {
-        match self.now(|context| self.inner.file_state(context, ino)) {
-            Some(Err(error)) => return Err(error),
-            Some(Ok(state)) => {
-                let mut open = self.inner.files.open.lock();
-                let file = open.entry(ino).or_default();
-                file.opens += 1;
-                file.state.get_or_insert(state);
-            }
-            // What it is shows the first read.
-            None => self.inner.files.open.lock().entry(ino).or_default().opens += 1,
-        }
-        Ok(())
-    }
-
-    /// A file was closed.
-    pub fn release(&self, ino: Ino) {
-        let mut open = self.inner.files.open.lock();
-        let Some(file) = open.get_mut(&ino) else { return };
-        file.opens = file.opens.saturating_sub(1);
-        if file.opens > 0 {
-            return;
-        }
-        let state = open.remove(&ino).and_then(|file| file.state);
-        drop(open);
-        // Lost blobs are looked for again by the next reader.
-        if let Some(state) = state.filter(|state| state.content().len() > REMEMBERED_BLOBS && !state.has_lost()) {
-            self.inner.files.recent.insert(ino, state);
-        }
-    }
-
     /// Reads from memory; `None` where that needs I/O. Shorter than asked for only at the end of the file, which is where
     /// its blobs end, as in restic; [`crate::Attr::size`] is what the node says.
     #[must_use]
@@ -132,11 +72,15 @@ impl Vfs {
             Ok(data) => return Ok(data),
             Err(error) => error,
         };
-        if !matches!(error, RepoError::BlobMissing { .. }) || !self.refresh_index(state.repo).await {
+        if !matches!(error, RepoError::BlobMissing { .. }) {
+            return Err(self.inner.failed(ino, error));
+        }
+        // What is lost is looked for again by the next read.
+        self.inner.files.drop_state(ino);
+        if !self.refresh_index(state.repo).await {
             return Err(self.inner.failed(ino, error));
         }
         // The index has changed: a prune moved the blob, or a backup brought it again.
-        self.inner.files.drop_state(ino);
         let (state, source) = self.file(ino).await?;
         state.read(&*source, offset, len_bytes as usize).await.map_err(|source| self.inner.failed(ino, source))
     }
@@ -150,7 +94,7 @@ impl Vfs {
 
 impl Inner {
     fn file_state(&self, context: &Context, ino: Ino) -> Result<Arc<FileState>, Stop> {
-        if let Some(state) = self.files.get(ino) {
+        if let Some(state) = self.files.states.get(&ino) {
             return Ok(state);
         }
         if let Some(node) = self.state.lock().layout_node(ino) {
@@ -166,7 +110,9 @@ impl Inner {
             _ => Err(VfsError::Invalid.into()),
         })?;
         self.ahead.on_file(&self.state, node.repo, node.dir, &node.tree, node.position);
-        Ok(self.files.keep(ino, Arc::new(FileState::new(node.repo, node.tree, node.position, self.ahead.is_on()))))
+        let state = FileState::new(node.repo, node.tree, node.position, self.ahead.is_on());
+        // Another reader may have been first.
+        Ok(self.files.states.get_with(ino, || Arc::new(state)))
     }
 
     /// Names what failed.

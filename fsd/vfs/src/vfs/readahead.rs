@@ -7,7 +7,7 @@ use stash_repo::{Tree, TreeId};
 
 use super::state::State;
 use crate::inode::Ino;
-use crate::prefetch::ahead::{FileRuns, LEVELS, Level, Walks, plan_trees};
+use crate::prefetch::ahead::{FileRuns, LEVELS, Level, Order, Walks, plan_trees};
 use crate::prefetch::{Limits, limits};
 use crate::source::Source;
 
@@ -46,10 +46,11 @@ impl ReadAhead {
     pub(super) fn on_readdir(&self, state: &Mutex<State>, repo: usize, dir: Ino, tree: &Arc<Tree>) {
         let Some(repo) = self.repos.get(repo) else { return };
         let mut walks = repo.walks.lock();
-        let parent = state.lock().table.get(dir).map(|record| Ino(record.parent));
+        let parent = state.lock().table.get(dir).and_then(|record| Some((Ino(record.parent), record.tree_position()?)));
         let Some(budget) = walks.on_list(dir, parent, &repo.limits) else { return };
-        let levels = repo.levels(state, dir, tree);
-        let plan = plan_trees(levels, budget, |id| repo.source.try_tree(id));
+        let order = walks.order();
+        let levels = repo.levels(state, dir, tree, order);
+        let plan = plan_trees(levels, order, budget, |id| repo.source.try_tree(id));
         walks.planned(&plan);
         drop(walks);
         if !plan.lacking.is_empty() {
@@ -59,14 +60,14 @@ impl ReadAhead {
 
     /// A file is about to be read.
     pub(super) fn on_file(&self, state: &Mutex<State>, repo: usize, dir: Ino, tree: &Arc<Tree>, position: usize) {
-        let Some(repo) = self.repos.get(repo) else { return };
+        let Some(repo) = self.repos.get(repo).filter(|repo| repo.limits.files > 0) else { return };
         let id = state.lock().tree_of(dir);
         let Some(id) = id else { return };
         let mut files = repo.files.lock();
         if !files.on_file(dir, &id, position) {
             return;
         }
-        let levels = repo.levels(state, dir, tree);
+        let levels = repo.levels(state, dir, tree, Order::Forward);
         let plan = files.plan(dir, position, levels, &repo.limits, |id| repo.source.try_tree(id));
         drop(files);
         if !plan.lacking.is_empty() {
@@ -81,7 +82,7 @@ impl ReadAhead {
 
 impl Repo {
     /// The directories from the root's side to the reader's, as far as memory holds them.
-    fn levels(&self, state: &Mutex<State>, dir: Ino, tree: &Arc<Tree>) -> Vec<Level> {
+    fn levels(&self, state: &Mutex<State>, dir: Ino, tree: &Arc<Tree>, order: Order) -> Vec<Level> {
         let mut above: Vec<(TreeId, usize)> = Vec::new();
         {
             let state = state.lock();
@@ -91,16 +92,16 @@ impl Repo {
                 && let Some(position) = record.tree_position()
                 && let Some(id) = state.tree_of(Ino(record.parent))
             {
-                above.push((id, position + 1));
+                above.push((id, position));
                 at = Ino(record.parent);
             }
         }
         let mut levels: Vec<Level> = above
             .into_iter()
-            .map_while(|(id, next)| self.source.try_tree(&id).map(|tree| Level { tree, next }))
+            .map_while(|(id, position)| self.source.try_tree(&id).map(|tree| Level::beyond(tree, position, order)))
             .collect();
         levels.reverse();
-        levels.push(Level { tree: Arc::clone(tree), next: 0 });
+        levels.push(Level::whole(Arc::clone(tree)));
         levels
     }
 }

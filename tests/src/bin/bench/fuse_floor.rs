@@ -87,15 +87,9 @@ impl ReadTree for MemoryTree {
         self.try_readdir(ino, offset, plus, sink).unwrap_or(Ok(()))
     }
 
-    fn open(&self, _: Ino) -> VfsResult<()> {
-        Ok(())
-    }
-
-    fn release(&self, _: Ino) {}
-
     fn try_read(&self, _: Ino, offset: u64, len_bytes: u32) -> Option<VfsResult<ReadData>> {
         let len = FILE_BYTES.saturating_sub(offset).min(u64::from(len_bytes)).min(PATTERN_BYTES as u64);
-        Some(Ok(ReadData::Bytes(self.pattern.slice(..len as usize))))
+        Some(Ok(self.pattern.slice(..len as usize).into()))
     }
 
     async fn read(&self, ino: Ino, offset: u64, len_bytes: u32) -> VfsResult<ReadData> {
@@ -127,7 +121,7 @@ pub(crate) fn read_through_kernel(at: &Path) -> Result<(u64, Duration)> {
     let options = SessionOptions {
         mount: MountOptions { source: "floor".to_owned(), allow_other: false, default_permissions: true },
         threads: 1,
-        read_ahead_kib: 1024,
+        read_ahead_kib: 4096,
         dispatch: DispatchOptions::default(),
     };
     let session = FuseSession::start(tree, at, &options, runtime.handle().clone(), Arc::default())?;

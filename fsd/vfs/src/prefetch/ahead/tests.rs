@@ -26,31 +26,35 @@ fn test_trees_ahead_in_the_order_of_a_walk() {
     let (a, b, c) = (subtree(&root, "a"), subtree(&root, "b"), subtree(&root, "c"));
     let a_tree = fake.any_tree(&a);
     let (a1, a2) = (subtree(&a_tree, "a1"), subtree(&a_tree, "a2"));
-    let at_root = || vec![Level { tree: Arc::clone(&root), next: 0 }];
+    let at_root = || vec![Level::whole(Arc::clone(&root))];
     let nothing = |_: &TreeId| None;
-    assert_eq!(plan_trees(at_root(), 9, nothing), TreePlan { lacking: vec![a, b, c], ready: 0 });
-    assert_eq!(plan_trees(at_root(), 2, nothing), TreePlan { lacking: vec![a, b], ready: 0 });
+    assert_eq!(plan_trees(at_root(), Order::Forward, 9, nothing), TreePlan { lacking: vec![a, b, c], ready: 0 });
+    assert_eq!(plan_trees(at_root(), Order::Forward, 2, nothing), TreePlan { lacking: vec![a, b], ready: 0 });
     let only_a = |id: &TreeId| (*id == a).then(|| fake.any_tree(id));
-    assert_eq!(plan_trees(at_root(), 9, only_a), TreePlan { lacking: vec![a1, a2, b, c], ready: 1 });
+    assert_eq!(plan_trees(at_root(), Order::Forward, 9, only_a), TreePlan { lacking: vec![a1, a2, b, c], ready: 1 });
     // From inside a: its directories, then what follows a.
-    let inside = vec![Level { tree: Arc::clone(&root), next: 1 }, Level { tree: Arc::clone(&a_tree), next: 0 }];
+    let inside = vec![Level::beyond(Arc::clone(&root), 0, Order::Forward), Level::whole(Arc::clone(&a_tree))];
     let all = |id: &TreeId| Some(fake.any_tree(id));
-    assert_eq!(plan_trees(inside.clone(), 9, all), TreePlan { lacking: vec![], ready: 5 });
-    assert_eq!(plan_trees(inside, 3, nothing).lacking, [a1, a2, b]);
+    assert_eq!(plan_trees(inside.clone(), Order::Forward, 9, all), TreePlan { lacking: vec![], ready: 5 });
+    assert_eq!(plan_trees(inside, Order::Forward, 3, nothing).lacking, [a1, a2, b]);
+    // Backwards: the last one first, and what stands before the reader.
+    assert_eq!(plan_trees(at_root(), Order::Backward, 9, nothing).lacking, [c, b, a]);
+    let inside = vec![Level::beyond(Arc::clone(&root), 1, Order::Backward)];
+    assert_eq!(plan_trees(inside, Order::Backward, 9, only_a), TreePlan { lacking: vec![a2, a1], ready: 1 });
 }
 
 #[test]
 fn test_a_walk_is_told_from_a_list() {
     let mut walks = Walks::default();
     let (root, a, b) = (Ino(10), Ino(11), Ino(12));
-    assert_eq!(walks.on_list(root, Some(Ino(9)), &LIMITS), Some(2), "alone so far");
-    assert_eq!(walks.on_list(a, Some(root), &LIMITS), Some(16), "its parent was listed before");
+    assert_eq!(walks.on_list(root, Some((Ino(9), 0)), &LIMITS), Some(2), "alone so far");
+    assert_eq!(walks.on_list(a, Some((root, 0)), &LIMITS), Some(16), "its parent was listed before");
     walks.planned(&TreePlan { lacking: vec![], ready: 8 });
-    assert_eq!(walks.on_list(b, Some(root), &LIMITS), None, "enough is ready");
-    assert_eq!(walks.on_list(Ino(13), Some(b), &LIMITS), None);
-    assert_eq!(walks.on_list(Ino(14), Some(b), &LIMITS), Some(16), "a quarter was consumed");
+    assert_eq!(walks.on_list(b, Some((root, 1)), &LIMITS), None, "enough is ready");
+    assert_eq!(walks.on_list(Ino(13), Some((b, 0)), &LIMITS), None);
+    assert_eq!(walks.on_list(Ino(14), Some((b, 1)), &LIMITS), Some(16), "a quarter was consumed");
     walks.planned(&TreePlan { lacking: vec![], ready: 8 });
-    assert_eq!(walks.on_list(Ino(99), Some(Ino(98)), &LIMITS), Some(2), "somewhere else");
+    assert_eq!(walks.on_list(Ino(99), Some((Ino(98), 0)), &LIMITS), Some(2), "somewhere else");
 }
 
 #[test]
@@ -58,13 +62,32 @@ fn test_a_long_walk_keeps_its_evidence() {
     let mut walks = Walks::default();
     walks.on_list(Ino(5), None, &LIMITS);
     for child in 100..1_000 {
-        let budget = walks.on_list(Ino(child), Some(Ino(5)), &LIMITS);
+        let position = usize::try_from(child).unwrap();
+        let budget = walks.on_list(Ino(child), Some((Ino(5), position)), &LIMITS);
         assert_eq!(budget, Some(16), "{child}");
     }
+    assert_eq!(walks.order(), Order::Forward);
+}
+
+#[test]
+fn test_a_walk_backwards_is_told_by_its_second_directory() {
+    let mut walks = Walks::default();
+    let root = Ino(5);
+    walks.on_list(root, None, &LIMITS);
+    assert_eq!(walks.on_list(Ino(10), Some((root, 7)), &LIMITS), Some(16));
+    walks.planned(&TreePlan { lacking: vec![], ready: 40 });
+    assert_eq!(walks.on_list(Ino(11), Some((Ino(10), 3)), &LIMITS), None, "the first one below tells nothing");
+    assert_eq!(walks.order(), Order::Forward);
+    assert_eq!(walks.on_list(Ino(12), Some((root, 4)), &LIMITS), Some(16), "all that was planned is behind the reader");
+    assert_eq!(walks.order(), Order::Backward);
+    walks.planned(&TreePlan { lacking: vec![], ready: 40 });
+    assert_eq!(walks.on_list(Ino(13), Some((root, 2)), &LIMITS), None);
+    assert_eq!(walks.on_list(Ino(14), Some((root, 3)), &LIMITS), Some(16), "it turns round");
+    assert_eq!(walks.order(), Order::Forward);
 }
 
 fn file_plan(files: &mut FileRuns, root: &Arc<Tree>, position: usize, fake: &Fake) -> FilePlan {
-    let levels = vec![Level { tree: Arc::clone(root), next: 0 }];
+    let levels = vec![Level::whole(Arc::clone(root))];
     files.plan(Ino(1), position, levels, &LIMITS, |id| Some(fake.any_tree(id)))
 }
 
@@ -115,11 +138,11 @@ fn test_plans_are_bounded() {
     let mut files = FileRuns::default();
     assert_eq!(file_plan(&mut files, &root, 2, &fake).files, LIMITS.files);
     let bytes = Limits { file_bytes: 25, ..LIMITS };
-    let levels = vec![Level { tree: Arc::clone(&root), next: 0 }];
+    let levels = vec![Level::whole(Arc::clone(&root))];
     assert_eq!(files.plan(Ino(1), 2, levels.clone(), &bytes, |_| None).files, 2, "of 10 bytes each");
     // A tree that contains itself does not end, the plan does.
     let looping = fake.any_tree(&fake.tree(&[Dir("again", vec![])]));
-    let levels = vec![Level { tree: Arc::clone(&looping), next: 0 }];
-    let plan = plan_trees(levels, 500, |_| Some(Arc::clone(&looping)));
+    let levels = vec![Level::whole(Arc::clone(&looping))];
+    let plan = plan_trees(levels, Order::Forward, 500, |_| Some(Arc::clone(&looping)));
     assert_eq!(plan.ready, 500);
 }
