@@ -95,14 +95,7 @@ impl Repository {
     /// # Errors
     /// `NoRepository`, `WrongPassword`, `Unsupported` (hot/cold, unknown version), or the store failed.
     pub async fn open(backend: Arc<dyn Backend>, password: &str, options: RepositoryOptions) -> RepoResult<Self> {
-        // Side by side: on a network each costs round trips, and the config says nothing before there is a key. Where both
-        // fail, the config says why: a place without a repository has no keys either.
-        let sealed = pin!(read_config(&backend));
-        let found = pin!(search::search(&backend, password, options.key_hint.as_deref()));
-        let (sealed, (key_id, key)) = match select(sealed, found).await {
-            Either::Left((sealed, found)) => (sealed?, found.await?),
-            Either::Right((found, sealed)) => (sealed.await?, found?),
-        };
+        let (sealed, (key_id, key)) = read_config_and_key(&backend, password, options.key_hint.as_deref()).await?;
         let config = Config::open(sealed, &key)?;
         Self::assemble(backend, key, Some(key_id), config, options)
     }
@@ -271,6 +264,21 @@ impl Repository {
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.inner.store.metrics
+    }
+}
+
+/// Reads the sealed config and finds the key, side by side: on a network each costs round trips. Where both fail, the config
+/// says why: a place without a repository has no keys either.
+async fn read_config_and_key(
+    backend: &Arc<dyn Backend>,
+    password: &str,
+    key_hint: Option<&str>,
+) -> RepoResult<(Vec<u8>, (KeyId, MasterKey))> {
+    let sealed = pin!(read_config(backend));
+    let found = pin!(search::search(backend, password, key_hint));
+    match select(sealed, found).await {
+        Either::Left((sealed, found)) => Ok((sealed?, found.await?)),
+        Either::Right((found, sealed)) => Ok((sealed.await?, found?)),
     }
 }
 

@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use rustix::io::ReadWriteFlags;
+use rustix::fs::FsWord;
+use rustix::io::{Errno, ReadWriteFlags};
 
 use super::error::{Failure, buffer, range_len, target};
 use super::{Backend, BackendErrorKind, BackendResult, FileKind, ListEntry, Retry};
@@ -25,6 +26,9 @@ mod fds;
 
 /// Reads and writes in parallel that pay on a disk (restic's default, `local.connections`).
 pub const DEFAULT_CONNECTIONS: usize = 2;
+
+/// The type of a file system in memory (statfs(2), linux/magic.h).
+const TMPFS_MAGIC: FsWord = 0x0102_1994;
 
 /// A directory that holds a repository.
 #[derive(Debug, Clone)]
@@ -129,8 +133,14 @@ impl Inner {
         let len_bytes = buf.len();
         let mut vectors = [io::IoSliceMut::new(buf)];
         // Less than all means that the next page is not there; nobody waits for it here.
-        let read = rustix::io::preadv2(&*file, &mut vectors, offset, ReadWriteFlags::NOWAIT);
-        read.is_ok_and(|read| read == len_bytes)
+        match rustix::io::preadv2(&*file, &mut vectors, offset, ReadWriteFlags::NOWAIT) {
+            Ok(read) => read == len_bytes,
+            // tmpfs does not know the flag, and never waits.
+            Err(Errno::OPNOTSUPP) if rustix::fs::fstatfs(&*file).is_ok_and(|fs| fs.f_type == TMPFS_MAGIC) => {
+                file.read_exact_at(buf, offset).is_ok()
+            }
+            Err(_) => false,
+        }
     }
 
     fn list(&self, kind: FileKind) -> Result<Vec<ListEntry>, Failure> {

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::backend::LocalBackend;
 use crate::blob::BlobKind;
 use crate::format::tree::{NodeKind, NodeRef};
 use crate::id::{BlobId, PackId};
@@ -293,6 +294,34 @@ async fn test_many_who_ask_at_once_share_one_decoding() {
     }
     assert_eq!(repository.metrics().tree_decodes.get(), 1);
     assert!(repository.try_tree(&TreeId(id)).is_some());
+}
+
+#[tokio::test]
+async fn test_a_small_tree_of_a_local_disk_is_decoded_by_who_asks() {
+    let path = Path::new(GOLDEN).join("restic-0.14.0-v1");
+    let open = || async {
+        let repository = Repository::open(Arc::new(LocalBackend::new(&path)), "golden", options(None)).await.unwrap();
+        repository.refresh().await.unwrap();
+        let tree = repository.snapshots().await.unwrap()[0].tree;
+        (repository, tree)
+    };
+    // Once in any way: the kernel has its bytes now.
+    let (first, root) = open().await;
+    let expected = first.tree(root).await.unwrap().len();
+    let (repository, root) = open().await;
+    assert!(repository.try_tree(&root).is_none());
+    assert_eq!(repository.tree_here(&root).unwrap().len(), expected);
+    assert_eq!(repository.try_tree(&root).unwrap().len(), expected);
+    assert_eq!((repository.metrics().tree_decodes.get(), repository.metrics().blob_fetches.get()), (1, 1));
+    assert!(repository.tree_here(&TreeId(Id::hash(b"nowhere"))).is_none());
+
+    // What is not on a local disk is begun, and waited for by whoever can wait.
+    let golden = Golden::v1();
+    let repository = golden.open(None).await;
+    repository.refresh().await.unwrap();
+    assert!(repository.tree_here(&root).is_none());
+    assert_eq!(repository.tree(root).await.unwrap().len(), expected);
+    assert_eq!(repository.metrics().tree_decodes.get(), 1);
 }
 
 #[tokio::test]

@@ -89,6 +89,11 @@ async fn test_reads_are_exact_or_fail() {
     let mut buf = [0; 4];
     backend.read_local(FileKind::Pack, &id, 6, &mut buf).unwrap().unwrap();
     assert_eq!(&buf, b"6789");
+    let mut cached = [0; 4];
+    assert!(backend.read_cached(FileKind::Pack, &id, 6, &mut cached), "it was read just now");
+    assert_eq!(&cached, b"6789");
+    assert!(!backend.read_cached(FileKind::Pack, &id, 7, &mut cached), "the file ends before");
+    assert!(!backend.read_cached(FileKind::Pack, &ZERO, 0, &mut cached), "there is no such file");
 
     let short = backend.read_range(FileKind::Pack, &id, 8..11).await.unwrap_err();
     assert_eq!((short.kind, short.retry), (BackendErrorKind::Corrupt, Retry::Permanent));
