@@ -11,6 +11,7 @@ mod hostile;
 mod restore;
 mod root_full_disk;
 mod root_mount_adapter;
+mod root_mount_faults;
 mod root_mount_program;
 mod root_vfs_restic;
 mod vfs_forged;

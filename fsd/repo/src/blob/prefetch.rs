@@ -41,7 +41,7 @@ impl Engine {
         let limit_bytes = self.budget.limit_bytes();
         // What lies unread must fit into the cache (half of the budget) with room for what is being read: else it is evicted
         // before its reader comes, and fetched twice.
-        let unread_limit = limit_bytes / 4;
+        let unread_limit = limit_bytes / 8 * 3;
         let mut works = Vec::new();
         // Where in `ids` the works are; the first one that finds no room ends the count.
         let mut places = HashMap::new();

@@ -182,6 +182,10 @@ pub(crate) struct FileRuns {
     tick: u64,
     /// Directories that plans have covered.
     planned: HashSet<TreeId>,
+    /// Where the last file stands: its position in its directory, after that of the directory in its own, and so on.
+    last: Vec<usize>,
+    /// How many files in a row were each in a directory of its own, further on in the order of a walk.
+    steps: u32,
 }
 
 #[derive(Debug)]
@@ -204,6 +208,12 @@ const SKIP_ENTRIES: usize = 16;
 /// Files opened in order before the next are fetched ahead.
 const RUN_LENGTH: u32 = 2;
 
+/// Files in further and further directories before those between are fetched ahead as well: somebody takes a few of many, as
+/// a search by name does. Over a network, asking for each alone costs more than all that lies between.
+const SPARSE_STEPS: u32 = 4;
+/// So many times more files are planned then.
+const SPARSE_FACTOR: usize = 8;
+
 /// What a plan for small files found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct FilePlan {
@@ -216,8 +226,21 @@ pub(crate) struct FilePlan {
 }
 
 impl FileRuns {
-    /// Takes note that a file is opened; returns whether to plan.
-    pub(crate) fn on_file(&mut self, dir: Ino, tree: &TreeId, position: usize) -> bool {
+    /// Takes note that a file is opened; returns whether to plan. `place` is the path to it from above, by positions.
+    pub(crate) fn on_file(&mut self, dir: Ino, tree: &TreeId, position: usize, place: Vec<usize>) -> bool {
+        if self.last[..self.last.len().saturating_sub(1)] != place[..place.len().saturating_sub(1)] {
+            self.steps = if place > self.last { self.steps.saturating_add(1) } else { 0 };
+        }
+        self.last = place;
+        let in_order = self.on_file_in_order(dir, tree, position);
+        in_order || self.is_sparse() && !self.planned.contains(tree)
+    }
+
+    fn is_sparse(&self) -> bool {
+        self.steps >= SPARSE_STEPS
+    }
+
+    fn on_file_in_order(&mut self, dir: Ino, tree: &TreeId, position: usize) -> bool {
         self.tick += 1;
         let tick = self.tick;
         let planned = self.planned.contains(tree);
@@ -264,7 +287,8 @@ impl FileRuns {
         get: impl Fn(&TreeId) -> Option<Arc<Tree>>,
     ) -> FilePlan {
         let mut plan = FilePlan::default();
-        let mut room = Room { files: limits.files, bytes: limits.file_bytes, scan: SCAN_ENTRIES };
+        let factor = if self.is_sparse() { SPARSE_FACTOR } else { 1 };
+        let mut room = Room { files: limits.files * factor, bytes: limits.file_bytes, scan: SCAN_ENTRIES };
         let Some(own) = levels.last_mut() else { return plan };
         *own = Level::beyond(Arc::clone(&own.tree), position, Order::Forward);
         let own = Arc::clone(&own.tree);
@@ -285,7 +309,7 @@ impl FileRuns {
             }
         }
         // Who takes a directory's files before its directories has not been in those before the file either.
-        let mut before = vec![Level::whole(own)];
+        let mut before = if self.is_sparse() { Vec::new() } else { vec![Level::whole(own)] };
         while !full
             && plan.lacking.len() < limits.trees
             && let Some((id, at)) = next_dir(&mut before, Order::Forward, &mut room.scan)

@@ -1,8 +1,8 @@
 //! Readers that go through a file.
 //!
 //! A read that continues an earlier one, or nearly so (the kernel's readahead asks for several pieces at once, in any
-//! order; a reader may skip a little), makes a stream. A stream fetches ahead as many bytes as it has read so far, up to a
-//! limit: a random reader pays nothing, a reader that stops early has cost at most twice what it read, and a long reader
+//! order; a reader may skip a little), makes a stream. A stream fetches ahead as many bytes as it has read so far (over a
+//! network four times as many), up to a limit: a random reader pays nothing, a reader that stops early has cost little, and a long reader
 //! has the whole window after a few doublings. Each file remembers two streams, so that two readers do not disturb each
 //! other.
 
@@ -95,7 +95,7 @@ impl Sequential {
         stream.reads = stream.reads.saturating_add(1);
         stream.run_bytes = stream.run_bytes.saturating_add(len);
         stream.next = stream.next.max(end);
-        let window_bytes = stream.run_bytes.min(limits.bytes);
+        let window_bytes = stream.run_bytes.saturating_mul(limits.growth).min(limits.bytes);
         let window = usize::try_from(window_bytes / average_bytes).unwrap_or(usize::MAX).clamp(1, limits.blobs);
         let from = stream.fetched.max(blobs.end).min(total);
         let to = blobs.end.saturating_add(window).min(total).max(from);
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
-    const LIMITS: Limits = Limits { blobs: 8, bytes: 32 * MIB, trees: 0, files: 0, file_bytes: 0 };
+    const LIMITS: Limits = Limits { blobs: 8, bytes: 32 * MIB, growth: 1, trees: 0, files: 0, file_bytes: 0 };
 
     /// A file of blobs of 1 MiB, read through the machine; returns (whole, ahead) and follows all advice.
     fn read(machine: &mut Sequential, offset: u64, len: u64, total: usize) -> (bool, Range<usize>) {

@@ -63,8 +63,9 @@ impl ReadAhead {
         let Some(repo) = self.repos.get(repo).filter(|repo| repo.limits.files > 0) else { return };
         let id = state.lock().tree_of(dir);
         let Some(id) = id else { return };
+        let place = repo.place(state, dir, position);
         let mut files = repo.files.lock();
-        if !files.on_file(dir, &id, position) {
+        if !files.on_file(dir, &id, position, place) {
             return;
         }
         let levels = repo.levels(state, dir, tree, Order::Forward);
@@ -81,6 +82,21 @@ impl ReadAhead {
 }
 
 impl Repo {
+    /// The positions of the directories above a file, from the root's side, and its own.
+    fn place(&self, state: &Mutex<State>, dir: Ino, position: usize) -> Vec<usize> {
+        let state = state.lock();
+        let (mut place, mut at) = (vec![position], dir);
+        while place.len() <= LEVELS
+            && let Some(record) = state.table.get(at)
+            && let Some(position) = record.tree_position()
+        {
+            place.push(position);
+            at = Ino(record.parent);
+        }
+        place.reverse();
+        place
+    }
+
     /// The directories from the root's side to the reader's, as far as memory holds them.
     fn levels(&self, state: &Mutex<State>, dir: Ino, tree: &Arc<Tree>, order: Order) -> Vec<Level> {
         let mut above: Vec<(TreeId, usize)> = Vec::new();

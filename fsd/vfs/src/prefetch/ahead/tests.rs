@@ -2,7 +2,7 @@ use super::*;
 use crate::testing::{Fake, Node, blob_of};
 use Node::{Dir, File};
 
-const LIMITS: Limits = Limits { blobs: 0, bytes: 0, trees: 16, files: 6, file_bytes: 1_000 };
+const LIMITS: Limits = Limits { blobs: 0, bytes: 0, growth: 1, trees: 16, files: 6, file_bytes: 1_000 };
 
 /// a/{a1,a2/{x}}, b/{f}, c/, file
 fn tree(fake: &Fake) -> Arc<Tree> {
@@ -96,7 +96,7 @@ fn test_small_files_are_detected_by_order() {
     let id = TreeId(stash_repo::Id::hash(b""));
     let open = |positions: &[usize]| {
         let mut files = FileRuns::default();
-        positions.iter().map(|position| files.on_file(Ino(1), &id, *position)).collect::<Vec<_>>()
+        positions.iter().map(|position| files.on_file(Ino(1), &id, *position, vec![*position])).collect::<Vec<_>>()
     };
     assert_eq!(open(&[0, 1, 2, 3]), [false, false, true, true]);
     assert_eq!(open(&[0, 3, 9, 20]), [false, false, true, true], "others may lie between");
@@ -123,11 +123,39 @@ fn test_files_ahead_of_this_directory_then_of_the_next() {
     // The directory that the plan has covered is taken up without new evidence.
     let later = subtree(&root, "later");
     for position in [1, 2, 4] {
-        files.on_file(Ino(1), &id, position);
+        files.on_file(Ino(1), &id, position, vec![position]);
     }
     file_plan(&mut files, &root, 4, &fake);
-    let taken_up: Vec<bool> = [0, 2].map(|position| files.on_file(Ino(2), &later, position)).to_vec();
+    let taken_up: Vec<bool> = [0, 2].map(|position| files.on_file(Ino(2), &later, position, vec![position])).to_vec();
     assert_eq!(taken_up, [true, true]);
+}
+
+#[test]
+fn test_one_file_of_each_of_many_directories() {
+    let fake = Fake::default();
+    let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
+    let dirs = (0..40)
+        .map(|n| Dir(leak(format!("d{n:02}")), ["a", "b", "c"].map(|f| File(leak(format!("{f}{n:02}")))).into()));
+    let root = fake.any_tree(&fake.tree(&dirs.collect::<Vec<_>>()));
+    let mut files = FileRuns::default();
+    let mut plans = Vec::new();
+    for dir in 0..20 {
+        let id = root.get(dir).unwrap().subtree().unwrap();
+        if files.on_file(Ino(100 + dir as u64), &id, 1, vec![dir, 1]) {
+            let levels = vec![Level::beyond(Arc::clone(&root), dir, Order::Forward), Level::whole(fake.any_tree(&id))];
+            let plan = files.plan(Ino(100 + dir as u64), 1, levels, &LIMITS, |id| Some(fake.any_tree(id)));
+            assert_eq!(plan.files, LIMITS.files * SPARSE_FACTOR);
+            assert_eq!(plan.blobs[..2], [blob_of(&format!("c{dir:02}")), blob_of(&format!("a{:02}", dir + 1))]);
+            plans.push(dir);
+        }
+    }
+    assert_eq!(plans, [3], "with evidence, and not again for what that plan covers");
+    // Backwards, or always the same: nothing.
+    let mut files = FileRuns::default();
+    for dir in (0..20).rev() {
+        let id = root.get(dir).unwrap().subtree().unwrap();
+        assert!(!files.on_file(Ino(100 + dir as u64), &id, 1, vec![dir, 1]), "{dir}");
+    }
 }
 
 #[test]
