@@ -134,3 +134,13 @@ pub fn run(command: &mut Command) -> String {
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+/// Returns what rsync would change to make `copy` equal to `source`; nothing if they are equal in content and in all that the
+/// flags name (`-aHAX`: modes, owners, times, links, ACLs and attributes).
+pub fn rsync_differences(flags: &[&str], source: &Path, copy: &Path) -> String {
+    run(Command::new("rsync")
+        .args(flags)
+        .args(["--numeric-ids", "--devices", "--specials", "--checksum", "--delete", "--dry-run", "--itemize-changes"])
+        .arg(format!("{}/", source.display()))
+        .arg(format!("{}/", copy.display())))
+}

@@ -41,14 +41,6 @@ async fn nodes(restic: &Restic, snapshot: &str) -> BTreeMap<String, Value> {
     found
 }
 
-/// What rsync would change to make `copy` equal to `source`. restic restores no sockets.
-fn rsync_differences(source: &Path, copy: &Path) -> String {
-    let flags = ["-aHAX", "--numeric-ids", "--devices", "--specials", "--checksum", "--delete", "--dry-run"];
-    let mut rsync = Command::new("rsync");
-    rsync.args(flags).args(["--itemize-changes", "--exclude=/socket"]);
-    run(rsync.arg(format!("{}/", source.display())).arg(format!("{}/", copy.display())))
-}
-
 #[test]
 fn test_a_producer_that_fails_leaves_no_snapshot() {
     let restic = Restic::init_with_ours("2");
