@@ -75,6 +75,58 @@ fn root_test_backup_of_every_kind_of_inode_is_restics() {
 }
 
 #[test]
+fn test_second_backup_reads_only_what_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    fs::create_dir(&source).unwrap();
+    for name in ["same", "changed", "touched"] {
+        fs::write(source.join(name), name.repeat(1000)).unwrap();
+    }
+    let restic = Restic::init_with_ours("2");
+    let backup_of = |source: &Path, arguments: &[&str]| -> Value {
+        let mut command = restic.stash_fs_command();
+        let text = run(command.current_dir(folder.path()).args(["--json", "backup"]).arg(source).args(arguments));
+        let mut lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.rfind(|line| line["message_type"] == "summary").unwrap()
+    };
+    // Named from where it lies, so that no directory above it is in the snapshot.
+    let backup = |arguments: &[&str]| backup_of(Path::new("source"), arguments);
+    let first = backup(&[]);
+    assert_eq!((&first["files_new"], &first["files_unmodified"]), (&3.into(), &0.into()));
+    fs::write(source.join("changed"), "other").unwrap();
+    // The same bytes and times under another inode.
+    let copy = source.join("copy");
+    fs::copy(source.join("touched"), &copy).unwrap();
+    run(Command::new("touch").arg("-r").arg(source.join("touched")).arg(&copy));
+    fs::rename(&copy, source.join("touched")).unwrap();
+    let second = backup(&[]);
+    assert_eq!((&second["files_changed"], &second["files_unmodified"]), (&2.into(), &1.into()), "{second}");
+    let snapshots = restic.snapshots();
+    assert_eq!(snapshots[1]["parent"], snapshots[0]["id"]);
+
+    assert_eq!(backup(&["--force"])["files_new"], 3);
+    let count = restic.files("snapshots").len();
+    let skipped = backup(&["--skip-if-unchanged"]);
+    assert_eq!((&skipped["files_unmodified"], skipped.get("snapshot_id")), (&3.into(), None), "{skipped}");
+    assert_eq!(restic.files("snapshots").len(), count);
+    let before = restic.files("data").len() + restic.files("snapshots").len();
+    fs::write(source.join("new"), "new").unwrap();
+    let dry = backup(&["--dry-run"]);
+    assert_eq!((&dry["files_new"], dry.get("snapshot_id")), (&1.into(), None));
+    assert_eq!(restic.files("data").len() + restic.files("snapshots").len(), before, "a dry run wrote");
+    assert!(backup(&["--skip-if-unchanged"]).get("snapshot_id").is_some(), "a new file is a change");
+
+    // As restic: an absolute path brings the directories above it, whose changes are changes.
+    backup_of(&source, &[]);
+    fs::write(folder.path().join("beside"), "").unwrap();
+    let above = backup_of(&source, &["--skip-if-unchanged"]);
+    assert_eq!(above["files_unmodified"], 4, "{above}");
+    assert!(above.get("snapshot_id").is_some(), "{above}");
+    assert!(restic.files("locks").is_empty());
+    restic.check_all();
+}
+
+#[test]
 fn test_a_producer_that_fails_leaves_no_snapshot() {
     let restic = Restic::init_with_ours("2");
     for script in ["head -c 1048576 /dev/urandom; exit 1", "head -c 1048576 /dev/urandom; kill -9 $$", "exit 3"] {
