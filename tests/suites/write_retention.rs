@@ -1,9 +1,10 @@
 //! Forget, prune, copy, keys, tags, init and check, judged by Debian's restic.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use stash_tests::fixture::pattern;
 use stash_tests::restic::Restic;
 
@@ -17,6 +18,93 @@ fn with_snapshots(times: &[&str]) -> Restic {
         restic.stash_fs(["backup", "--time", time, "--tag", tag, "--host", "h", file.to_str().unwrap()]);
     }
     restic
+}
+
+/// A group's outcome: the ids of those that stay with their reasons, the ids of those that go, and the group's names.
+type Outcome = (BTreeMap<String, Value>, Vec<Value>, Value);
+
+/// Reads what forget prints as JSON, without what may differ.
+fn outcome(json: &str) -> Vec<Outcome> {
+    let groups: Vec<Value> = serde_json::from_str(json).unwrap();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    groups
+        .iter()
+        .map(|group| {
+            let ids = list(&group["keep"]).into_iter().map(|kept| kept["id"].as_str().unwrap().to_owned());
+            let reasons = list(&group["reasons"])
+                .into_iter()
+                .map(|reason| json!([reason["matches"], reason["counters"], reason["snapshot"]["time"]]));
+            let mut gone: Vec<_> = list(&group["remove"]).into_iter().map(|gone| gone["id"].clone()).collect();
+            gone.sort_by_key(ToString::to_string);
+            let names = json!([group["host"], group["paths"], group["tags"]]);
+            (ids.zip(reasons).collect(), gone, names)
+        })
+        .collect()
+}
+
+#[test]
+fn test_forget_decides_as_restic() {
+    let restic = with_snapshots(&[
+        "2020-12-27 10:00:00",
+        "2020-12-31 09:00:00",
+        "2020-12-31 09:30:00",
+        "2021-01-01 00:10:00",
+        "2021-01-03 12:00:00",
+        "2021-01-04 12:00:00",
+        "2021-02-28 23:00:00",
+        "2021-02-28 23:59:00",
+        "2021-03-31 00:00:00",
+    ]);
+    let run = |ours: bool, policy: &[&str]| {
+        let arguments = [&["forget", "--dry-run", "--json"], policy].concat();
+        let json = if ours { restic.stash_fs(arguments) } else { restic.run(arguments) };
+        let mut outcome = outcome(json.lines().next().unwrap());
+        outcome.sort_by_key(|group| group.2.to_string());
+        outcome
+    };
+    for policy in [
+        &["--keep-last", "2"][..],
+        &["--keep-hourly", "3"],
+        &["--keep-daily", "4"],
+        &["--keep-weekly", "100"],
+        &["--keep-monthly", "2", "--keep-yearly", "2"],
+        &["--keep-within", "1m"],
+        &["--keep-within", "30d12h", "--keep-last", "1"],
+        &["--keep-within-daily", "3m", "--keep-within-weekly", "1y"],
+        &["--keep-tag", "keep"],
+        &["--keep-tag", "nothing", "--keep-last", "1", "--group-by", "tags"],
+        &["--keep-last", "1", "--group-by", ""],
+        &["--keep-last", "1", "--tag", "keep"],
+    ] {
+        assert_eq!(run(true, policy), run(false, policy), "{policy:?}");
+    }
+    // Since 0.16 restic keeps the oldest as well while a rule has counts left, or where it is within a rule's time; since
+    // 0.17 it says so. Debian's is older, and differs in this alone.
+    let oldest = restic.snapshots()[0]["id"].as_str().unwrap().to_owned();
+    for (policy, reason, counters) in [
+        (&["--keep-monthly", "2", "--keep-yearly", "5"][..], "oldest yearly snapshot", json!({"yearly": 2})),
+        (&["--keep-hourly", "1", "--keep-yearly", "unlimited"], "oldest yearly snapshot", json!({"yearly": -1})),
+        (&["--keep-within-yearly", "1y"], "oldest yearly within 1y", json!({})),
+    ] {
+        let theirs = policy.iter().map(|word| if *word == "unlimited" { "99" } else { word }).collect::<Vec<_>>();
+        let (mut ours, theirs) = (run(true, policy), run(false, &theirs));
+        let kept = ours[0].0.remove(&oldest).unwrap_or_default();
+        assert_eq!(kept, json!([[reason], counters, "2020-12-27T10:00:00Z"]), "{policy:?}");
+        ours[0].1.push(oldest.as_str().into());
+        ours[0].1.sort_by_key(ToString::to_string);
+        let ids = |outcome: &[Outcome]| {
+            outcome
+                .iter()
+                .map(|(keep, gone, names)| (keep.keys().cloned().collect::<Vec<_>>(), gone.clone(), names.clone()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&ours), ids(&theirs), "{policy:?}");
+    }
+    assert_eq!(restic.snapshots().len(), 9, "a dry run removed");
+    restic.stash_fs(["forget", "--keep-last", "3", "--prune"]);
+    assert_eq!(restic.snapshots().len(), 3);
+    assert!(restic.files("locks").is_empty());
+    restic.check_all();
 }
 
 #[test]
