@@ -107,6 +107,56 @@ fn test_forget_decides_as_restic() {
     restic.check_all();
 }
 
+fn stored_bytes(restic: &Restic) -> u64 {
+    let size = |name: &String| fs::metadata(restic.path().join("data").join(&name[..2]).join(name)).unwrap().len();
+    restic.files("data").iter().map(size).sum()
+}
+
+#[test]
+fn test_prune_removes_what_nothing_needs() {
+    // The pattern is half random: with compression (format 2) half of it is stored.
+    for (init, stored_share) in
+        [(Restic::init as fn() -> Restic, 2), ((|| Restic::init_with_ours("1")) as fn() -> Restic, 1)]
+    {
+        let restic = init();
+        let folder = restic.scratch().join("source");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("stays"), pattern(1 << 20, 1)).unwrap();
+        for round in 0..4 {
+            fs::write(folder.join("changes"), pattern(2 << 20, 10 + round)).unwrap();
+            if round % 2 == 0 {
+                restic.backup([&folder]);
+            } else {
+                restic.stash_fs([Path::new("backup"), &folder]);
+            }
+        }
+        restic.stash_fs(["forget", "--keep-last", "1"]);
+        let before = stored_bytes(&restic);
+        let plan: Value = serde_json::from_str(&restic.stash_fs(["--json", "prune", "--dry-run"])).unwrap();
+        assert_eq!(stored_bytes(&restic), before, "a dry run removed");
+        assert!(plan["removed_bytes"].as_u64().unwrap() > 0);
+        restic.stash_fs(["prune", "--max-unused", "0"]);
+        let after = stored_bytes(&restic);
+        assert!(after < before - (3 << 21) / stored_share, "{before} became {after}");
+        assert!(
+            before - after >= plan["removed_bytes"].as_u64().unwrap() / 100 * 99,
+            "{before} became {after}: {plan}"
+        );
+        restic.check_all();
+        let again: Value = serde_json::from_str(&restic.stash_fs(["--json", "prune", "--dry-run"])).unwrap();
+        assert_eq!((&again["unused_blobs"], &again["unreferenced_packs"]), (&0.into(), &0.into()));
+        // What is stored is what is needed, and packs' headers.
+        let used = again["used_bytes"].as_u64().unwrap();
+        assert!((used..used + 4096).contains(&after), "{after} bytes for {used}");
+        let target = restic.scratch().join("restored");
+        restic.run(["restore", "latest", "--target", target.to_str().unwrap()]);
+        let restored = target.join(folder.strip_prefix("/").unwrap());
+        for name in ["stays", "changes"] {
+            assert!(fs::read(restored.join(name)).unwrap() == fs::read(folder.join(name)).unwrap(), "{name} differs");
+        }
+    }
+}
+
 #[test]
 fn test_prune_in_two_phases_leaves_packs_for_readers() {
     let restic = Restic::init_with_ours("2");
