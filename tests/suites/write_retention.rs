@@ -279,6 +279,27 @@ fn test_keys_open_for_restic() {
 }
 
 #[test]
+fn test_tags_are_changed_and_all_else_stays() {
+    let restic = Restic::init();
+    restic.backup(["--tag", "a,b", "--exclude", "pattern", "/etc/hostname"]);
+    // What restic 0.14's backup prints is the id's beginning.
+    let id = restic.snapshots()[0]["id"].as_str().unwrap().to_owned();
+    restic.stash_fs(["tag", "--add", "c,b", "--remove", "a", &id[..8]]);
+    let changed = &restic.snapshots()[0];
+    assert_eq!(changed["tags"], json!(["b", "c"]));
+    assert_eq!((changed["original"].as_str(), changed["excludes"][0].as_str()), (Some(id.as_str()), Some("pattern")));
+    restic.stash_fs(["tag", "--set", "z"]);
+    assert_eq!(restic.snapshots()[0]["tags"], json!(["z"]));
+    assert_eq!(restic.snapshots()[0]["original"].as_str(), Some(id.as_str()));
+    let text = restic.stash_fs(["--json", "tag", "--set", "z"]);
+    assert!(text.contains(r#""changed_snapshots":0"#), "{text}");
+    restic.stash_fs(["tag", "--set", ""]);
+    assert!(restic.snapshots()[0].get("tags").is_none());
+    assert_eq!(restic.files("snapshots").len(), 1);
+    restic.check_all();
+}
+
+#[test]
 fn test_init_makes_what_restic_opens() {
     for version in ["1", "2"] {
         let restic = Restic::init_with_ours(version);
