@@ -12,6 +12,7 @@ mod restore;
 mod root_full_disk;
 mod root_mount_adapter;
 mod root_mount_program;
+mod root_mount_syscalls;
 mod root_vfs_restic;
 mod vfs_forged;
 mod workspace;
