@@ -78,6 +78,11 @@ pub fn make_every_kind(root: &Path) {
         b"..x",
         b"\\x41",
         b"\x01\x7f",
+        b"\x1b[0m",
+        "no-break\u{a0}soft\u{ad}zero\u{200b}line\u{2028}".as_bytes(),
+        "private\u{e000}\u{10ffff}unassigned\u{378}replaced\u{fffd}".as_bytes(),
+        "\u{301}e\u{301}".as_bytes(),
+        b"<&>",
         b"%T%i",
         b"#hash",
         longest.as_bytes(),
@@ -133,4 +138,14 @@ pub fn run(command: &mut Command) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Returns what rsync would change to make `copy` equal to `source`; nothing if they are equal in content and in all that the
+/// flags name (`-aHAX`: modes, owners, times, links, ACLs and attributes).
+pub fn rsync_differences(flags: &[&str], source: &Path, copy: &Path) -> String {
+    run(Command::new("rsync")
+        .args(flags)
+        .args(["--numeric-ids", "--devices", "--specials", "--checksum", "--delete", "--dry-run", "--itemize-changes"])
+        .arg(format!("{}/", source.display()))
+        .arg(format!("{}/", copy.display())))
 }

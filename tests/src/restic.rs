@@ -138,7 +138,7 @@ impl Restic {
         text_of(output)
     }
 
-    /// Backs up directories, and returns the snapshot's id.
+    /// Backs up directories, and returns the snapshot's id as restic prints it: of 0.14 only the beginning.
     pub fn backup<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
         let output = self.command().args(["backup", "--json"]).args(arguments).output().expect("restic is installed");
         let text = text_of(output);

@@ -4,27 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use stash_tests::fixture::{make_every_kind, run};
+use stash_tests::fixture::{make_every_kind, rsync_differences, run};
 use stash_tests::mounted::stash_fs;
 use stash_tests::restic::Restic;
-
-/// What rsync would change to make `copy` equal to `source`; nothing if they are equal in content, modes, owners, times,
-/// links, ACLs and attributes.
-fn rsync_differences(source: &Path, copy: &Path) -> String {
-    run(Command::new("rsync")
-        .args([
-            "-aHAX",
-            "--numeric-ids",
-            "--devices",
-            "--specials",
-            "--checksum",
-            "--delete",
-            "--dry-run",
-            "--itemize-changes",
-        ])
-        .arg(format!("{}/", source.display()))
-        .arg(format!("{}/", copy.display())))
-}
 
 /// One line for each entry: kind, mode, owners, size, links, device, times to the nanosecond, name, target.
 fn stats(root: &Path) -> BTreeMap<Vec<u8>, String> {
@@ -51,7 +33,7 @@ fn dump(program: &str, args: &[&str], root: &Path) -> String {
 }
 
 fn assert_equal_trees(source: &Path, copy: &Path) {
-    assert_eq!(rsync_differences(source, copy), "", "rsync finds differences");
+    assert_eq!(rsync_differences(&["-aHAX"], source, copy), "", "rsync finds differences");
     run(Command::new("diff")
         .args(["-r", "--no-dereference", "--exclude=fifo", "--exclude=socket", "--exclude=char", "--exclude=block"])
         .arg(source)
@@ -132,6 +114,6 @@ fn root_test_fidelity_of_our_backup_restored_by_restic() {
         let target = tempfile::tempdir().unwrap();
         restic.run(["restore", "latest", "--target", target.path().to_str().unwrap()]);
         let restored = target.path().join(source.path().strip_prefix("/").unwrap()).join("tree");
-        assert_eq!(rsync_differences(&source.path().join("tree"), &restored), "");
+        assert_eq!(rsync_differences(&["-aHAX"], &source.path().join("tree"), &restored), "");
     }
 }

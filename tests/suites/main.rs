@@ -13,10 +13,10 @@ mod root_full_disk;
 mod root_mount_adapter;
 mod root_mount_faults;
 mod root_mount_program;
+mod root_mount_syscalls;
 mod root_vfs_restic;
 mod vfs_forged;
 mod workspace;
-#[allow(dead_code, unused_imports, reason = "its comparison node by node is out until names are quoted as restic does")]
 mod write_backup;
 mod write_locks;
 mod write_retention;

@@ -150,3 +150,24 @@ fn test_every_suite_is_in_the_binary() {
         }
     }
 }
+
+/// The claims of docs/semantics.md name tests as `suite::test_...` or, within a crate, `module::tests::test_...`.
+#[test]
+fn test_every_claim_has_its_test() {
+    let places = ["tests/suites", "fsd/src", "fsd/repo/src", "fsd/vfs/src"].map(|place| root().join(place));
+    let text = std::fs::read_to_string(root().join("docs/semantics.md")).unwrap();
+    let mut found = BTreeSet::new();
+    for name in text.split('`').skip(1).step_by(2) {
+        let Some((modules, test)) = name.rsplit_once("::").filter(|(_, test)| test.contains("test_")) else { continue };
+        let modules: Vec<&str> = modules.split("::").collect();
+        // A module is a file, or a part of the file of a module above it.
+        let mut files = (1..=modules.len()).map(|depth| format!("{}.rs", modules[..depth].join("/")));
+        let found_in = |file: String| {
+            let mut texts = places.iter().filter_map(|place| std::fs::read_to_string(place.join(&file)).ok());
+            texts.any(|text| text.contains(&format!("fn {test}(")))
+        };
+        assert!(files.any(found_in), "docs/semantics.md names `{name}`, which is nowhere");
+        found.insert(name);
+    }
+    assert!(found.len() > 30, "only {} claims name a test: {found:?}", found.len());
+}

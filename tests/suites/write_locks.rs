@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 
 use rustix::process::{Pid, Signal, kill_process};
-use stash_tests::mounted::wait_for;
+use serde_json::json;
+use stash_tests::mounted::{LIMIT, stash_fs, wait_for};
 use stash_tests::restic::Restic;
+use stash_tests::servers::{Answer, Recorded, Recorder};
 
 /// A backup whose input comes from a pipe that is held open: it waits, under its lock, until it is told to go on.
 struct Waiting {
@@ -121,6 +124,100 @@ fn test_we_do_not_prune_during_restics_backup() {
     restic.stash_fs(["prune"]);
     assert!(restic.files("locks").is_empty());
     restic.check_all();
+}
+
+/// Answers a request of restic's REST protocol, version 2, from the folder of a repository. Source: restic,
+/// `doc/REST_backend.rst`.
+fn answer_from(folder: &Path, request: &Recorded) -> std::io::Result<Answer> {
+    const V2: &str = "application/vnd.x.restic.rest.v2";
+    let name = request.path.trim_start_matches('/');
+    let path = match name.strip_prefix("data/") {
+        Some(pack) if !pack.is_empty() => folder.join("data").join(&pack[..2]).join(pack),
+        _ => folder.join(name),
+    };
+    Ok(match request.method.as_str() {
+        "GET" if name.ends_with('/') => {
+            let mut files = Vec::new();
+            let mut folders = vec![path];
+            while let Some(folder) = folders.pop() {
+                for entry in fs::read_dir(folder)? {
+                    let entry = entry?;
+                    let metadata = entry.metadata()?;
+                    if metadata.is_dir() {
+                        folders.push(entry.path());
+                    } else {
+                        files.push(json!({ "name": entry.file_name().to_str(), "size": metadata.len() }));
+                    }
+                }
+            }
+            Answer::new(200, json!(files).to_string()).header("content-type", V2)
+        }
+        "GET" => {
+            let content = fs::read(path)?;
+            match request.header("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-')) {
+                None => Answer::new(200, content),
+                Some((first, last)) => {
+                    let piece = &content[first.parse().unwrap()..=last.parse().unwrap()];
+                    Answer::new(206, piece).header("content-range", format!("bytes {first}-{last}/{}", content.len()))
+                }
+            }
+        }
+        "POST" => fs::write(path, &request.body).map(|()| Answer::new(200, ""))?,
+        "DELETE" => fs::remove_file(path).map(|()| Answer::new(200, ""))?,
+        method => panic!("{method} {name}"),
+    })
+}
+
+#[test]
+fn test_restic_does_not_back_up_during_our_prune() {
+    let restic = Restic::init_with_ours("2");
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..3 {
+        fs::write(folder.path().join("file"), stash_tests::fixture::pattern(2 << 20, round)).unwrap();
+        restic.stash_fs(["backup".as_ref(), folder.path().as_os_str()]);
+    }
+    restic.stash_fs(["forget", "--keep-last", "1"]);
+    let packs = restic.files("data");
+
+    // Prune works through a server that keeps its first removal waiting: then it is in the middle of its work.
+    let (reached, wait_reached) = mpsc::channel();
+    let (go_on, wait_go_on) = mpsc::channel::<()>();
+    let hold = std::sync::Mutex::new(Some((reached, wait_go_on)));
+    let repository = restic.path();
+    let server = Recorder::start(move |request| {
+        if request.method == "DELETE"
+            && let Some((reached, wait_go_on)) = hold.lock().unwrap().take()
+        {
+            reached.send(request.path.clone()).unwrap();
+            // Whatever became of the test, it goes on.
+            let _ = wait_go_on.recv_timeout(LIMIT);
+        }
+        answer_from(&repository, request).unwrap_or_else(|_| Answer::new(404, ""))
+    });
+    let mut prune = stash_fs();
+    prune.args(["--no-cache", "--repo", &format!("rest:http://{}/", server.address())]);
+    prune.env("RESTIC_PASSWORD", restic.password()).args(["prune", "--max-unused", "0"]);
+    let prune = prune.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let removal = wait_reached.recv_timeout(LIMIT).expect("prune removes something");
+    assert!(removal.starts_with("/index/"), "{removal} is removed first");
+
+    let locks = restic.files("locks");
+    assert_eq!(locks.len(), 1);
+    let backup = restic.command().args(["backup", "/etc/hostname"]).output().unwrap();
+    assert!(!backup.status.success());
+    let holder = format!("locked exclusively by PID {}", prune.id());
+    assert!(text(&backup).contains(&holder), "{}", text(&backup));
+    assert_eq!(restic.files("locks"), locks);
+    assert!(packs.iter().all(|pack| restic.files("data").contains(pack)), "prune was not held");
+
+    go_on.send(()).unwrap();
+    let ended = prune.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{}", text(&ended));
+    assert!(restic.files("locks").is_empty());
+    assert_eq!(restic.snapshots().len(), 1);
+    assert!(!packs.iter().all(|pack| restic.files("data").contains(pack)), "prune removed nothing");
+    restic.check_all();
+    restic.backup(["/etc/hostname"]);
 }
 
 #[test]

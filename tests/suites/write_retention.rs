@@ -1,9 +1,10 @@
 //! Forget, prune, copy, keys, tags, init and check, judged by Debian's restic.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use stash_tests::fixture::pattern;
 use stash_tests::restic::Restic;
 
@@ -17,6 +18,143 @@ fn with_snapshots(times: &[&str]) -> Restic {
         restic.stash_fs(["backup", "--time", time, "--tag", tag, "--host", "h", file.to_str().unwrap()]);
     }
     restic
+}
+
+/// A group's outcome: the ids of those that stay with their reasons, the ids of those that go, and the group's names.
+type Outcome = (BTreeMap<String, Value>, Vec<Value>, Value);
+
+/// Reads what forget prints as JSON, without what may differ.
+fn outcome(json: &str) -> Vec<Outcome> {
+    let groups: Vec<Value> = serde_json::from_str(json).unwrap();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    groups
+        .iter()
+        .map(|group| {
+            let ids = list(&group["keep"]).into_iter().map(|kept| kept["id"].as_str().unwrap().to_owned());
+            let reasons = list(&group["reasons"])
+                .into_iter()
+                .map(|reason| json!([reason["matches"], reason["counters"], reason["snapshot"]["time"]]));
+            let mut gone: Vec<_> = list(&group["remove"]).into_iter().map(|gone| gone["id"].clone()).collect();
+            gone.sort_by_key(ToString::to_string);
+            let names = json!([group["host"], group["paths"], group["tags"]]);
+            (ids.zip(reasons).collect(), gone, names)
+        })
+        .collect()
+}
+
+#[test]
+fn test_forget_decides_as_restic() {
+    let restic = with_snapshots(&[
+        "2020-12-27 10:00:00",
+        "2020-12-31 09:00:00",
+        "2020-12-31 09:30:00",
+        "2021-01-01 00:10:00",
+        "2021-01-03 12:00:00",
+        "2021-01-04 12:00:00",
+        "2021-02-28 23:00:00",
+        "2021-02-28 23:59:00",
+        "2021-03-31 00:00:00",
+    ]);
+    let run = |ours: bool, policy: &[&str]| {
+        let arguments = [&["forget", "--dry-run", "--json"], policy].concat();
+        let json = if ours { restic.stash_fs(arguments) } else { restic.run(arguments) };
+        let mut outcome = outcome(json.lines().next().unwrap());
+        outcome.sort_by_key(|group| group.2.to_string());
+        outcome
+    };
+    for policy in [
+        &["--keep-last", "2"][..],
+        &["--keep-hourly", "3"],
+        &["--keep-daily", "4"],
+        &["--keep-weekly", "100"],
+        &["--keep-monthly", "2", "--keep-yearly", "2"],
+        &["--keep-within", "1m"],
+        &["--keep-within", "30d12h", "--keep-last", "1"],
+        &["--keep-within-daily", "3m", "--keep-within-weekly", "1y"],
+        &["--keep-tag", "keep"],
+        &["--keep-tag", "nothing", "--keep-last", "1", "--group-by", "tags"],
+        &["--keep-last", "1", "--group-by", ""],
+        &["--keep-last", "1", "--tag", "keep"],
+    ] {
+        assert_eq!(run(true, policy), run(false, policy), "{policy:?}");
+    }
+    // Since 0.16 restic keeps the oldest as well while a rule has counts left, or where it is within a rule's time; since
+    // 0.17 it says so. Debian's is older, and differs in this alone.
+    let oldest = restic.snapshots()[0]["id"].as_str().unwrap().to_owned();
+    for (policy, reason, counters) in [
+        (&["--keep-monthly", "2", "--keep-yearly", "5"][..], "oldest yearly snapshot", json!({"yearly": 2})),
+        (&["--keep-hourly", "1", "--keep-yearly", "unlimited"], "oldest yearly snapshot", json!({"yearly": -1})),
+        (&["--keep-within-yearly", "1y"], "oldest yearly within 1y", json!({})),
+    ] {
+        let theirs = policy.iter().map(|word| if *word == "unlimited" { "99" } else { word }).collect::<Vec<_>>();
+        let (mut ours, theirs) = (run(true, policy), run(false, &theirs));
+        let kept = ours[0].0.remove(&oldest).unwrap_or_default();
+        assert_eq!(kept, json!([[reason], counters, "2020-12-27T10:00:00Z"]), "{policy:?}");
+        ours[0].1.push(oldest.as_str().into());
+        ours[0].1.sort_by_key(ToString::to_string);
+        let ids = |outcome: &[Outcome]| {
+            outcome
+                .iter()
+                .map(|(keep, gone, names)| (keep.keys().cloned().collect::<Vec<_>>(), gone.clone(), names.clone()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&ours), ids(&theirs), "{policy:?}");
+    }
+    assert_eq!(restic.snapshots().len(), 9, "a dry run removed");
+    restic.stash_fs(["forget", "--keep-last", "3", "--prune"]);
+    assert_eq!(restic.snapshots().len(), 3);
+    assert!(restic.files("locks").is_empty());
+    restic.check_all();
+}
+
+fn stored_bytes(restic: &Restic) -> u64 {
+    let size = |name: &String| fs::metadata(restic.path().join("data").join(&name[..2]).join(name)).unwrap().len();
+    restic.files("data").iter().map(size).sum()
+}
+
+#[test]
+fn test_prune_removes_what_nothing_needs() {
+    // The pattern is half random: with compression (format 2) half of it is stored.
+    for (init, stored_share) in
+        [(Restic::init as fn() -> Restic, 2), ((|| Restic::init_with_ours("1")) as fn() -> Restic, 1)]
+    {
+        let restic = init();
+        let folder = restic.scratch().join("source");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("stays"), pattern(1 << 20, 1)).unwrap();
+        for round in 0..4 {
+            fs::write(folder.join("changes"), pattern(2 << 20, 10 + round)).unwrap();
+            if round % 2 == 0 {
+                restic.backup([&folder]);
+            } else {
+                restic.stash_fs([Path::new("backup"), &folder]);
+            }
+        }
+        restic.stash_fs(["forget", "--keep-last", "1"]);
+        let before = stored_bytes(&restic);
+        let plan: Value = serde_json::from_str(&restic.stash_fs(["--json", "prune", "--dry-run"])).unwrap();
+        assert_eq!(stored_bytes(&restic), before, "a dry run removed");
+        assert!(plan["removed_bytes"].as_u64().unwrap() > 0);
+        restic.stash_fs(["prune", "--max-unused", "0"]);
+        let after = stored_bytes(&restic);
+        assert!(after < before - (3 << 21) / stored_share, "{before} became {after}");
+        assert!(
+            before - after >= plan["removed_bytes"].as_u64().unwrap() / 100 * 99,
+            "{before} became {after}: {plan}"
+        );
+        restic.check_all();
+        let again: Value = serde_json::from_str(&restic.stash_fs(["--json", "prune", "--dry-run"])).unwrap();
+        assert_eq!((&again["unused_blobs"], &again["unreferenced_packs"]), (&0.into(), &0.into()));
+        // What is stored is what is needed, and packs' headers.
+        let used = again["used_bytes"].as_u64().unwrap();
+        assert!((used..used + 4096).contains(&after), "{after} bytes for {used}");
+        let target = restic.scratch().join("restored");
+        restic.run(["restore", "latest", "--target", target.to_str().unwrap()]);
+        let restored = target.join(folder.strip_prefix("/").unwrap());
+        for name in ["stays", "changes"] {
+            assert!(fs::read(restored.join(name)).unwrap() == fs::read(folder.join(name)).unwrap(), "{name} differs");
+        }
+    }
 }
 
 #[test]
@@ -138,6 +276,27 @@ fn test_keys_open_for_restic() {
     assert!(results.contains(&Some(0)) && results.contains(&Some(1)), "{results:?}");
     assert!(opens(&first) && !opens(&third));
     assert!(restic.files("locks").is_empty());
+}
+
+#[test]
+fn test_tags_are_changed_and_all_else_stays() {
+    let restic = Restic::init();
+    restic.backup(["--tag", "a,b", "--exclude", "pattern", "/etc/hostname"]);
+    // What restic 0.14's backup prints is the id's beginning.
+    let id = restic.snapshots()[0]["id"].as_str().unwrap().to_owned();
+    restic.stash_fs(["tag", "--add", "c,b", "--remove", "a", &id[..8]]);
+    let changed = &restic.snapshots()[0];
+    assert_eq!(changed["tags"], json!(["b", "c"]));
+    assert_eq!((changed["original"].as_str(), changed["excludes"][0].as_str()), (Some(id.as_str()), Some("pattern")));
+    restic.stash_fs(["tag", "--set", "z"]);
+    assert_eq!(restic.snapshots()[0]["tags"], json!(["z"]));
+    assert_eq!(restic.snapshots()[0]["original"].as_str(), Some(id.as_str()));
+    let text = restic.stash_fs(["--json", "tag", "--set", "z"]);
+    assert!(text.contains(r#""changed_snapshots":0"#), "{text}");
+    restic.stash_fs(["tag", "--set", ""]);
+    assert!(restic.snapshots()[0].get("tags").is_none());
+    assert_eq!(restic.files("snapshots").len(), 1);
+    restic.check_all();
 }
 
 #[test]

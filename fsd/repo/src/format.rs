@@ -7,7 +7,7 @@ pub mod blob_segment;
 pub mod index_file;
 pub mod index_segment;
 mod json;
-mod quote;
+pub(crate) mod quote;
 pub mod seal;
 pub mod snapshot;
 mod time;

@@ -313,7 +313,7 @@ fn group_json(key: &GroupKey, outcome: &Outcome) -> Value {
         "keep": list(kept().map(|kept| kept.snapshot.to_json()).collect()),
         "remove": list(outcome.remove.iter().map(SnapshotJson::to_json).collect()),
         "reasons": list(kept().map(|kept| json!({
-            "snapshot": kept.snapshot.fields, "matches": kept.matches, "counters": kept.counters,
+            "snapshot": kept.snapshot.json_fields(), "matches": kept.matches, "counters": kept.counters,
         })).collect()),
     })
 }

@@ -1,5 +1,45 @@
 //! Names as restic quotes them: Go's `strconv.Quote` without the outer quotes, so that JSON, which is UTF-8, holds any bytes.
 
+mod printable;
+
+use std::fmt::Write as _;
+
+use printable::is_printable;
+
+/// Quotes a name as restic stores it.
+///
+/// Source: Go, `strconv.Quote`; restic, `internal/restic/node.go`, `Node.MarshalJSON`.
+#[must_use]
+pub(crate) fn quote(name: &[u8]) -> String {
+    let mut out = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        for rune in chunk.valid().chars() {
+            let code = u32::from(rune);
+            match rune {
+                '"' | '\\' => out.extend(['\\', rune]),
+                rune if is_printable(rune) => out.push(rune),
+                '\x07' => out.push_str("\\a"),
+                '\x08' => out.push_str("\\b"),
+                '\x0c' => out.push_str("\\f"),
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\t' => out.push_str("\\t"),
+                '\x0b' => out.push_str("\\v"),
+                '\0'..='\x7f' => escape_code(&mut out, 'x', code, 2),
+                '\u{80}'..='\u{ffff}' => escape_code(&mut out, 'u', code, 4),
+                _ => escape_code(&mut out, 'U', code, 8),
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| escape_code(&mut out, 'x', u32::from(*byte), 2));
+    }
+    out
+}
+
+fn escape_code(out: &mut String, letter: char, code: u32, digits: usize) {
+    // Writing to a string does not fail.
+    let _ = write!(out, "\\{letter}{code:0digits$x}");
+}
+
 /// Appends the bytes that a quoted name stands for; `false` (and `out` as far as it got) for an unknown escape.
 ///
 /// Source: Go, `strconv.Unquote`; restic, `internal/restic/node.go`, `Node.UnmarshalJSON`.
@@ -67,24 +107,6 @@ mod tests {
         unquote_into(text.as_bytes(), &mut out).then_some(out)
     }
 
-    /// Go's `strconv.Quote`, in its widest form: everything that is not printable ASCII is escaped.
-    fn quote(bytes: &[u8]) -> String {
-        let mut out = String::new();
-        for chunk in bytes.utf8_chunks() {
-            for rune in chunk.valid().chars() {
-                match rune {
-                    '"' | '\\' => out.extend(['\\', rune]),
-                    ' '..='~' => out.push(rune),
-                    '\n' => out.push_str("\\n"),
-                    _ if u32::from(rune) < 0x10000 => out.push_str(&format!("\\u{:04x}", u32::from(rune))),
-                    _ => out.push_str(&format!("\\U{:08x}", u32::from(rune))),
-                }
-            }
-            chunk.invalid().iter().for_each(|byte| out.push_str(&format!("\\x{byte:02x}")));
-        }
-        out
-    }
-
     #[test]
     fn test_names() {
         for (quoted, expected) in [
@@ -108,6 +130,29 @@ mod tests {
             ("\\", None),
         ] {
             assert_eq!(unquoted(quoted).as_deref(), expected, "{quoted}");
+        }
+    }
+
+    /// Expected values: Go 1.26, `strconv.Quote`.
+    #[test]
+    fn test_names_are_quoted_as_go_does() {
+        for (name, quoted) in [
+            (&b""[..], ""),
+            (b"plain 'name' `x`", "plain 'name' `x`"),
+            (b"a\"b\\c", r#"a\"b\\c"#),
+            (b"\x07\x08\x0c\n\r\t\x0b", r"\a\b\f\n\r\t\v"),
+            (b"\0\x01\x1b[0m\x7f", r"\x00\x01\x1b[0m\x7f"),
+            (b"\xff\xfe\xed\xa0\x80\xe2\x82", r"\xff\xfe\xed\xa0\x80\xe2\x82"),
+            ("ä €😀".as_bytes(), "ä €😀"),
+            // A combining mark is printable, also at the beginning; a replacement character that is there is no error.
+            ("\u{301}e\u{301}\u{fffd}".as_bytes(), "\u{301}e\u{301}\u{fffd}"),
+            ("\u{80}\u{a0}\u{ad}\u{378}".as_bytes(), r"\u0080\u00a0\u00ad\u0378"),
+            ("\u{200b}\u{2028}\u{3000}\u{e000}\u{feff}\u{ffff}".as_bytes(), r"\u200b\u2028\u3000\ue000\ufeff\uffff"),
+            ("\u{1fffe}\u{e0001}\u{10ffff}".as_bytes(), r"\U0001fffe\U000e0001\U0010ffff"),
+            // Unicode 15 has the first, a later one the second.
+            ("\u{1fae8}\u{2ebf0}".as_bytes(), "\u{1fae8}\\U0002ebf0"),
+        ] {
+            assert_eq!(quote(name), quoted, "{name:?}");
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! Snapshots are looked at from the newest to the oldest. Each counted rule (`--keep-daily 7`) keeps the newest of each of
 //! the last N days that have any, and the oldest of all if it has counts left; each rule of time (`--keep-within-daily 1m`)
-//! keeps the newest of each day within a month of the newest snapshot. A snapshot stays that any rule keeps. Days, weeks
-//! (ISO 8601), months and years are those of the clock that the snapshot's writer saw. Source: restic, `doc/060_forget.rst`.
+//! keeps the newest of each day within a month of the newest snapshot, and the oldest of all if it is within that month. A
+//! snapshot stays that any rule keeps. Days, weeks (ISO 8601), months and years are those of the clock that the snapshot's
+//! writer saw. Source: restic 0.17, `doc/060_forget.rst`; before 0.16 it did not keep the oldest.
 //!
 //! `rustic_core`'s own policy differs (weeks around New Year, minutes), so this is ours.
 
@@ -284,16 +285,18 @@ impl Policy {
             }
             for (left, bucket, name, last) in &mut counted {
                 let value = bucket.of(&snapshot.time, nr);
-                if left.has_some() && (*last != Some(value) || nr + 1 == count) {
-                    matches.push((*name).to_owned());
+                let is_next = *last != Some(value);
+                if left.has_some() && (is_next || nr + 1 == count) {
+                    matches.push(if is_next { (*name).to_owned() } else { format!("oldest {name}") });
                     *last = Some(value);
                     left.take();
                 }
             }
             for (since, within, bucket, name, last) in &mut timed {
                 let value = bucket.of(&snapshot.time, nr);
-                if since.as_ref().is_some_and(|since| snapshot.time > *since) && *last != Some(value) {
-                    matches.push(format!("{name} {within}"));
+                let is_next = *last != Some(value);
+                if since.as_ref().is_some_and(|since| snapshot.time > *since) && (is_next || nr + 1 == count) {
+                    matches.push(format!("{}{name} {within}", if is_next { "" } else { "oldest " }));
                     *last = Some(value);
                 }
             }

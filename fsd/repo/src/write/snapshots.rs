@@ -85,10 +85,18 @@ impl SnapshotJson {
         }
     }
 
-    /// Returns the fields as restic prints them with `--json`: with `id` and `short_id`.
+    /// Returns the fields as restic prints them with `--json`: the time in restic's form, whoever wrote it.
+    #[must_use]
+    pub fn json_fields(&self) -> Map<String, Value> {
+        let mut fields = self.fields.clone();
+        fields.insert("time".to_owned(), format_time(&self.time).into());
+        fields
+    }
+
+    /// Returns [`Self::json_fields`] with `id` and `short_id`, as restic lists snapshots.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let mut fields = self.fields.clone();
+        let mut fields = self.json_fields();
         fields.insert("id".to_owned(), self.id.to_string().into());
         fields.insert("short_id".to_owned(), self.id.0.short().into());
         fields.into()
@@ -111,10 +119,15 @@ fn parse_time(text: &str) -> Option<Zoned> {
     pieces.date().to_datetime(pieces.time()?).to_zoned(TimeZone::fixed(offset)).ok()
 }
 
-/// Writes a time as restic does: RFC 3339 with offset.
+/// Writes a time as restic does, which is as Go's JSON does: RFC 3339, digits of the second as needed, `Z` for UTC.
 #[must_use]
 pub fn format_time(time: &Zoned) -> String {
-    DateTimePrinter::new().timestamp_with_offset_to_string(&time.timestamp(), time.offset())
+    let mut text = DateTimePrinter::new().timestamp_with_offset_to_string(&time.timestamp(), time.offset());
+    if text.ends_with("+00:00") {
+        text.truncate(text.len() - "+00:00".len());
+        text.push('Z');
+    }
+    text
 }
 
 /// Reads all snapshots, oldest first.
@@ -215,4 +228,33 @@ pub fn find<'s>(snapshots: &'s [SnapshotJson], prefix: &str) -> RepoResult<&'s S
 #[must_use]
 pub(super) fn identity(snapshot: &SnapshotJson) -> Id {
     snapshot.original().0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_times_are_written_as_go_writes_them() {
+        for (text, expected) in [
+            ("1970-01-01T00:00:00.120000000+00:00", "1970-01-01T00:00:00.12Z"),
+            ("2021-03-31T00:00:00Z", "2021-03-31T00:00:00Z"),
+            ("2021-03-31T00:00:00.000000001+02:00", "2021-03-31T00:00:00.000000001+02:00"),
+            ("2021-03-31T00:00:00-11:30", "2021-03-31T00:00:00-11:30"),
+        ] {
+            assert_eq!(format_time(&parse_time(text).unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn test_json_has_restics_form_of_a_time() {
+        let json = format!(r#"{{"time":"2021-03-31T00:00:00+00:00","tree":"{}","new":1}}"#, "00".repeat(32));
+        let snapshot = SnapshotJson::parse(SnapshotId::default(), json.as_bytes()).unwrap();
+        assert_eq!(
+            (&snapshot.json_fields()["time"], &snapshot.json_fields()["new"]),
+            (&"2021-03-31T00:00:00Z".into(), &1.into())
+        );
+        // What is written back is what was there.
+        assert_eq!(snapshot.fields["time"], "2021-03-31T00:00:00+00:00");
+    }
 }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use serde::Serialize;
+use stash_repo::write::snapshots::format_time;
 use stash_repo::{BlobId, BlobKind, FileKind, Id, PackId, Repository, Snapshot, TreeId};
 
-use super::super::node::{rfc3339, show_snapshot_time};
+use super::super::node::show_snapshot_time;
 use super::super::output::{Out, show_name};
 use super::super::{CliError, CliResult, Exit};
 use super::{Args, bad_id, unreadable};
@@ -153,7 +154,7 @@ impl Report {
                 path: String::from_utf8_lossy(path).into_owned(),
                 parent_tree: parent.map(|tree| tree.to_string()),
                 snapshot: snapshot.id.to_string(),
-                time: rfc3339(&snapshot.time),
+                time: format_time(&snapshot.time),
             };
             return out.bytes(&serde_json::to_vec(&hit).map_err(std::io::Error::from)?);
         }

@@ -65,6 +65,23 @@ fn test_rules_of_time_count_from_the_newest() {
 }
 
 #[test]
+fn test_why_the_oldest_stays() {
+    let now: Zoned = "2030-01-01T00:00:00+00:00[UTC]".parse().unwrap();
+    let oldest = |policy: Policy, times: &[&str]| {
+        let outcome = policy.apply(times.iter().map(|time| snapshot(time, &[])).collect(), &now);
+        outcome.keep.last().unwrap().matches.clone()
+    };
+    let yearly = |n| Policy { yearly: Count::Last(n), ..Policy::default() };
+    assert_eq!(oldest(yearly(3), TIMES), ["oldest yearly snapshot"]);
+    // The first of its year is no filler.
+    assert_eq!(oldest(yearly(3), &TIMES[2..]), ["yearly snapshot"]);
+    let within = |text: &str| Policy { within_yearly: text.parse().unwrap(), ..Policy::default() };
+    assert_eq!(oldest(within("1y"), TIMES), ["oldest yearly within 1y"]);
+    // It is too old: what stays last is the newest of its year.
+    assert_eq!(oldest(within("2m"), TIMES), ["yearly within 2m"]);
+}
+
+#[test]
 fn test_tags_and_protection_keep() {
     let now: Zoned = "2030-01-01T00:00:00+00:00[UTC]".parse().unwrap();
     let policy = Policy { last: Count::Last(1), tags: vec![vec!["a".to_owned(), "b".to_owned()]], ..Policy::default() };

@@ -1,9 +1,11 @@
 //! From an inode to what a snapshot says of it, as restic writes it.
 //!
-//! `rustic_core`'s own mapping loses the type bits of character devices, keeps lossy names of extended attributes, and
-//! ignores attributes that cannot be read; so this is ours. Source: restic, `internal/restic/node.go`.
+//! `rustic_core`'s own mapping loses the type bits of character devices, quotes names otherwise than restic, keeps lossy names
+//! of extended attributes, and ignores attributes that cannot be read; so this is ours. Source: restic, `internal/restic/node.go`.
 
+use std::ffi::OsStr;
 use std::fs::Metadata as Stat;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
@@ -14,6 +16,7 @@ use rustic_core::repofile::{Metadata, Node, NodeType};
 use serde_json::json;
 
 use super::Ledger;
+use crate::format::quote::quote;
 use crate::write::users::Names;
 
 // Go's type bits, which restic stores (<https://pkg.go.dev/io/fs#ModeType>).
@@ -48,12 +51,13 @@ impl NodeMaker {
 
     /// Makes the node of an entry that is named `name` in the snapshot and lies at `path`; `None` if the entry was lost.
     /// Extended attributes that cannot be read are a loss, but not of the entry.
-    pub(crate) fn make(&self, name: &std::ffi::OsStr, path: &Path, stat: &Stat) -> Option<Node> {
+    pub(crate) fn make(&self, name: &OsStr, path: &Path, stat: &Stat) -> Option<Node> {
         let node_type = self.node_type(path, stat)?;
         let is_dir = stat.is_dir();
         let mtime = time(stat.mtime(), stat.mtime_nsec());
         let meta = Metadata {
-            mode: Some(go_mode(stat)),
+            // restic leaves a mode of 0 out, which only a file without any permission has.
+            mode: Some(go_mode(stat)).filter(|mode| *mode != 0),
             mtime: Some(mtime),
             atime: Some(if self.with_atime { time(stat.atime(), stat.atime_nsec()) } else { mtime }),
             ctime: Some(time(stat.ctime(), stat.ctime_nsec())),
@@ -68,7 +72,7 @@ impl NodeMaker {
             links: if is_dir || stat.file_type().is_fifo() || stat.file_type().is_socket() { 0 } else { stat.nlink() },
             ..Metadata::default()
         };
-        let mut node = Node::new_node(name, node_type, meta);
+        let mut node = named(name, node_type, meta);
         self.add_xattrs(&mut node, path);
         Some(node)
     }
@@ -134,6 +138,11 @@ impl NodeMaker {
             }
         }
     }
+}
+
+/// Makes a node. `rustic_core` would store control and other unprintable characters of a name as they are.
+pub(super) fn named(name: &OsStr, node_type: NodeType, meta: Metadata) -> Node {
+    Node { name: quote(name.as_bytes()), node_type, meta, content: None, subtree: None }
 }
 
 fn is_unsupported(error: &std::io::Error) -> bool {

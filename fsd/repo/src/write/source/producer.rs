@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use rustic_core::repofile::{Metadata, Node, NodeType};
+use rustic_core::repofile::{Metadata, NodeType};
 use rustic_core::{ErrorKind, ReadSource, ReadSourceEntry, ReadSourceOpen, RusticError, RusticResult};
 
-use super::node::dir_mode;
+use super::node::{dir_mode, named};
 use crate::error::{RepoError, RepoResult};
 use crate::write::gate::Gate;
 
@@ -233,7 +233,7 @@ impl StreamSource {
         let (uid, gid) = (Some(0), Some(0));
         let meta =
             Metadata { mode: Some(mode), mtime: time, atime: time, ctime: time, uid, gid, ..Metadata::default() };
-        let node = Node::new_node(path.file_name()?, node_type, meta);
+        let node = named(path.file_name()?, node_type, meta);
         Some(ReadSourceEntry { path: path.to_owned(), node, open })
     }
 }
