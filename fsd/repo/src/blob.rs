@@ -181,10 +181,11 @@ impl Blobs {
     }
 
     /// Returns a whole blob that is small, on a local disk and in the kernel's memory, by decoding it on this thread; `None`
-    /// otherwise, and then nothing was begun. Never waits. It does not look into memory: see [`Blobs::try_get`].
+    /// otherwise, and then nothing was begun. Never waits. It does not look into memory: see [`Blobs::try_get`]. Without `keep`
+    /// memory does not keep the blob either: for a reader who takes all of it at once.
     #[must_use]
-    pub fn get_here(&self, id: &BlobId, kind: BlobKind) -> Option<BlobData> {
-        self.engine.get_here(id, kind)
+    pub fn get_here(&self, id: &BlobId, kind: BlobKind, keep: bool) -> Option<BlobData> {
+        self.engine.get_here(id, kind, keep)
     }
 
     /// Has `work` done on a decoding thread, behind all that somebody waits for. `None`, and nothing is done, where the
@@ -222,7 +223,9 @@ impl Blobs {
     /// # Errors
     /// The index could not be read.
     pub fn plain_bytes(&self, id: &BlobId) -> RepoResult<Option<u32>> {
-        Ok(self.engine.locate.lookup(id)?.map(|location| location.plain_bytes()))
+        let location = self.engine.locate.lookup(id)?;
+        *self.engine.looked_up.lock() = location.map(|location| (*id, location));
+        Ok(location.map(|location| location.plain_bytes()))
     }
 }
 

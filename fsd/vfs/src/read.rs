@@ -222,7 +222,9 @@ impl FileState {
             Err(error) => return Some(Err(error)),
         };
         let small = self.average_blob_bytes() <= SMALL_BLOB_BYTES;
-        let here = |id: &BlobId| small.then(|| source.blob_here(id)).flatten();
+        // Who takes a whole file of one blob at once has it in the page cache, and memory need not keep it.
+        let all = self.content().len() == 1 && offset == 0 && len as u64 >= self.size();
+        let here = |id: &BlobId| small.then(|| source.blob_here(id, !all)).flatten();
         let mut pieces = Vec::with_capacity(plan.pieces.len());
         for piece in &plan.pieces {
             pieces.push(match piece {

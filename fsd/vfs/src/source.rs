@@ -23,9 +23,9 @@ pub(crate) trait Source: fmt::Debug + Send + Sync + 'static {
     fn tree(&self, id: TreeId) -> BoxFuture<'_, RepoResult<Arc<Tree>>>;
     fn prefetch_trees(&self, ids: &[TreeId]);
     fn try_blob(&self, id: &BlobId, upto: usize) -> Option<BlobData>;
-    /// A small blob, decoded on this thread; never waits.
-    fn blob_here(&self, id: &BlobId) -> Option<BlobData> {
-        let _ = id;
+    /// A small blob, decoded on this thread; never waits. With `keep` memory keeps it.
+    fn blob_here(&self, id: &BlobId, keep: bool) -> Option<BlobData> {
+        let _ = (id, keep);
         None
     }
     fn blob(&self, id: BlobId, upto: usize) -> BoxFuture<'_, RepoResult<BlobData>>;
@@ -68,8 +68,8 @@ impl Source for Repository {
         self.blobs().try_get(id, upto)
     }
 
-    fn blob_here(&self, id: &BlobId) -> Option<BlobData> {
-        self.blobs().get_here(id, BlobKind::Data)
+    fn blob_here(&self, id: &BlobId, keep: bool) -> Option<BlobData> {
+        self.blobs().get_here(id, BlobKind::Data, keep)
     }
 
     fn blob(&self, id: BlobId, upto: usize) -> BoxFuture<'_, RepoResult<BlobData>> {

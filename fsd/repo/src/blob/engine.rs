@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -57,6 +58,9 @@ pub(crate) struct Engine {
     pub(super) unread_bytes: Arc<AtomicUsize>,
     /// Whether blobs are read on the decoding threads, with no hop over tokio.
     pub(super) local: AtomicBool,
+    /// The place that was looked up last, for whoever asks for the length of a blob and then for the blob. Taken once. Should
+    /// it be outdated by then, the bytes there are not the blob, and it is looked for anew.
+    pub(super) looked_up: Mutex<Option<(BlobId, BlobLocation)>>,
     /// When the index was last refreshed because a blob was missing or bad. Held during the refresh.
     pub(super) refreshed: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -146,6 +150,7 @@ impl Engine {
             flights: Arc::default(),
             cpu,
             unread_bytes: Arc::default(),
+            looked_up: Mutex::default(),
             refreshed: tokio::sync::Mutex::new(None),
         }))
     }
@@ -370,10 +375,15 @@ impl Engine {
         }
     }
 
-    /// Puts a decoded blob into the cache.
-    pub(super) fn publish(&self, flight: &Flight, decoded: Decoded) -> BlobData {
+    /// Makes a blob of what was decoded.
+    pub(super) fn blob(&self, flight: &Flight, decoded: Decoded) -> BlobData {
         self.metrics.decoded_bytes.add(decoded.len_bytes as u64);
-        let blob = BlobData::new(decoded, flight.take_unread());
+        BlobData::new(decoded, flight.take_unread())
+    }
+
+    /// Makes a blob of what was decoded, and puts it into the cache.
+    pub(super) fn publish(&self, flight: &Flight, decoded: Decoded) -> BlobData {
+        let blob = self.blob(flight, decoded);
         // Directories are kept decoded (`repository::trees`); their JSON is not wanted twice.
         if flight.kind == BlobKind::Data {
             self.memory.insert(flight.id, flight.kind, blob.clone());

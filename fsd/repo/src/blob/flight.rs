@@ -71,11 +71,6 @@ impl Flight {
         self.wanted.load(Acquire)
     }
 
-    /// Returns the end if it has come.
-    pub(crate) fn try_result(&self) -> Option<RepoResult<BlobData>> {
-        self.result.get().cloned()
-    }
-
     /// Waits for the end. What it brings may be less than this waiter needs if the work had begun before it came.
     pub(crate) async fn wait(&self) -> RepoResult<BlobData> {
         loop {

@@ -60,14 +60,20 @@ impl Engine {
     /// Reads and decodes a small blob on the calling thread, if that takes no longer than to hand it to another: the store is
     /// local, the kernel has the bytes in memory, and nobody is at it yet. A prefetch that has not begun is done here. `None`,
     /// and nothing was begun, where any of this is not so; also where what came was bad and is being healed.
-    pub(super) fn get_here(self: &Arc<Self>, id: &BlobId, kind: BlobKind) -> Option<BlobData> {
+    ///
+    /// With `keep` a blob of data goes into the cache.
+    pub(super) fn get_here(self: &Arc<Self>, id: &BlobId, kind: BlobKind, keep: bool) -> Option<BlobData> {
         thread_local! {
             static DECODER: RefCell<Decoder> = RefCell::new(Decoder::new());
         }
         if !self.local.load(Relaxed) {
             return None;
         }
-        let location = self.locate.lookup(id).ok()??;
+        let looked_up = self.looked_up.lock().take().filter(|(looked_up, _)| looked_up == id);
+        let location = match looked_up {
+            Some((_, location)) => location,
+            None => self.locate.lookup(id).ok()??,
+        };
         if location.plain_bytes().max(location.len_bytes) > HERE_BYTES {
             return None;
         }
@@ -79,17 +85,24 @@ impl Engine {
         if !self.backend.read_cached(FileKind::Pack, pack, offset, buffer.get_mut(..sealed_bytes)?) {
             return None;
         }
-        let (flight, ticket) = match self.flights.join(*id, kind, usize::MAX, true) {
-            Joined::New(ticket) => (ticket.flight(), ticket),
-            Joined::Old(flight) => {
-                let ticket = flight.want()?.ticket;
-                (flight, ticket)
-            }
+        let ticket = match self.flights.join(*id, kind, usize::MAX, true) {
+            Joined::New(ticket) => ticket,
+            Joined::Old(flight) => flight.want()?.ticket,
         };
         self.metrics.blob_fetches.inc();
-        let work = Work { ticket, order };
-        DECODER.with_borrow_mut(|decoder| self.decode(decoder, work, Sealed::Own(buffer), &mut grant));
-        flight.try_result()?.ok()
+        let decoded = DECODER
+            .with_borrow_mut(|decoder| decoder.decode(&self.key, &order, Sealed::Own(buffer), &self.pool, &mut grant));
+        match decoded {
+            Ok(decoded) => {
+                let blob = if keep { self.publish(&ticket, decoded) } else { self.blob(&ticket, decoded) };
+                ticket.finish(Ok(blob.clone()));
+                Some(blob)
+            }
+            Err(error) => {
+                self.heal(ticket, Some(order), error.on(*id, &location));
+                None
+            }
+        }
     }
 
     /// Fills `buf` from a pack, on this thread; `None` if the store does not do that.

@@ -255,7 +255,7 @@ impl Inner {
             self.tell(id, Ok(Arc::clone(&tree)), sender);
             return Ok(Ok(tree));
         }
-        let Some(blob) = self.blobs.get_here(&id.blob(), BlobKind::Tree) else { return Err(sender) };
+        let Some(blob) = self.blobs.get_here(&id.blob(), BlobKind::Tree, false) else { return Err(sender) };
         let reply = decode(id, &blob);
         self.land_decoded(id, reply.clone(), sender);
         Ok(reply)

@@ -63,22 +63,22 @@ impl Watched {
         if !self.all.is_set(processor) {
             return self.release(&mut state);
         }
+        let Some(watch) = Watch::get() else { return };
+        let began = state.bound.replace(processor).is_none();
+        state.idle_ticks = 0;
+        if began {
+            // Before anything that may hold this thread up. The watch holds its lock from its last look until it waits, so it
+            // cannot miss the call, and it never waits for `state`.
+            drop(watch.threads.lock());
+            watch.wake.notify_one();
+        }
         let mut one = CpuSet::new();
         one.set(processor);
         if sched_setaffinity(Some(self.thread), &one).is_err() {
-            return;
-        }
-        let began = state.bound.replace(processor).is_none();
-        state.idle_ticks = 0;
-        drop(state);
-        if began && let Some(watch) = Watch::get() {
-            if watch.may_yield {
-                // A failure leaves the thread as it is: bound, and as important as others.
-                let _ = set_policy(self.thread, libc::SCHED_IDLE);
-            }
-            // The watch holds this lock from its last look until it waits, so it cannot miss the call.
-            drop(watch.threads.lock());
-            watch.wake.notify_one();
+            state.bound = None;
+        } else if began && watch.may_yield {
+            // A failure leaves the thread as it is: bound, and as important as others.
+            let _ = set_policy(self.thread, libc::SCHED_IDLE);
         }
     }
 
@@ -103,7 +103,13 @@ impl Watched {
 
     /// Looks after the thread; returns whether it follows somebody.
     fn look(&self, now: Instant) -> bool {
-        let mut state = self.state.lock();
+        let Some(mut state) = self.state.try_lock() else {
+            // The thread is held up with the lock in its hands, or is just about to give it back.
+            if is_runnable(self.thread) {
+                let _ = set_policy(self.thread, libc::SCHED_OTHER);
+            }
+            return true;
+        };
         if state.ended || state.bound.is_none() {
             return false;
         }
