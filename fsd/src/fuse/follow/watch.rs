@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ pub(super) struct Watched {
     /// Where it may run when it follows nobody.
     all: CpuSet,
     state: Mutex<State>,
+    /// Looks in a row at which the thread held the lock.
+    locked_ticks: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +47,8 @@ struct State {
 impl Watched {
     /// Notes the calling thread. Returns `None` if there can be no watch.
     pub(super) fn new(all: CpuSet) -> Option<Arc<Self>> {
-        let watched = Arc::new(Self { thread: gettid(), all, state: Mutex::default() });
+        let watched =
+            Arc::new(Self { thread: gettid(), all, state: Mutex::default(), locked_ticks: AtomicU32::new(0) });
         Watch::get()?.threads.lock().push(Arc::downgrade(&watched));
         Some(watched)
     }
@@ -104,12 +108,13 @@ impl Watched {
     /// Looks after the thread; returns whether it follows somebody.
     fn look(&self, now: Instant) -> bool {
         let Some(mut state) = self.state.try_lock() else {
-            // The thread is held up with the lock in its hands, or is just about to give it back.
-            if is_runnable(self.thread) {
+            // The thread is about to give the lock back, or at the second look, is held up with it in its hands.
+            if self.locked_ticks.fetch_add(1, Relaxed) > 0 && is_runnable(self.thread) {
                 let _ = set_policy(self.thread, libc::SCHED_OTHER);
             }
             return true;
         };
+        self.locked_ticks.store(0, Relaxed);
         if state.ended || state.bound.is_none() {
             return false;
         }
@@ -206,7 +211,7 @@ fn set_policy(thread: Pid, policy: i32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::sync::atomic::AtomicBool;
 
     use rustix::thread::sched_getaffinity;
 
