@@ -145,7 +145,7 @@ pub(crate) fn plan_trees(
 ) -> TreePlan {
     let mut plan = TreePlan::default();
     let mut scan = SCAN_ENTRIES;
-    while let Some((id, _)) = next_dir(&mut levels, order, &mut scan) {
+    while let Some(id) = next_dir(&mut levels, order, &mut scan) {
         match get(&id) {
             Some(tree) => {
                 plan.ready += 1;
@@ -161,13 +161,13 @@ pub(crate) fn plan_trees(
 }
 
 /// Takes the next directory in the order of a walk.
-fn next_dir(levels: &mut Vec<Level>, order: Order, scan: &mut usize) -> Option<(TreeId, usize)> {
+fn next_dir(levels: &mut Vec<Level>, order: Order, scan: &mut usize) -> Option<TreeId> {
     while let Some(level) = levels.last_mut() {
         while let Some(position) = level.take(order) {
             *scan = scan.checked_sub(1)?;
             let Some(node) = level.tree.get(position) else { continue };
             if let Some(id) = node.subtree().filter(|_| node.kind() == NodeKind::Dir) {
-                return Some((id, position));
+                return Some(id);
             }
         }
         levels.pop();
@@ -295,41 +295,47 @@ impl FileRuns {
         if self.planned.len() >= PLANNED {
             self.planned.clear();
         }
-        let mut full = take_files(&own, position + 1, &mut plan, &mut room);
-        while !full
-            && plan.lacking.len() < limits.trees
-            && let Some((id, _)) = next_dir(&mut levels, Order::Forward, &mut room.scan)
-        {
-            if let Some(tree) = get(&id) {
-                self.planned.insert(id);
-                full = take_files(&tree, 0, &mut plan, &mut room);
-                levels.push(Level::whole(tree));
-            } else {
-                plan.lacking.push(id);
-            }
-        }
+        let full = take_files(&own, position + 1, &mut plan, &mut room)
+            || self.take_dirs(levels, true, limits.trees, &get, &mut plan, &mut room);
         // Who takes a directory's files before its directories has not been in those before the file either.
-        let mut before = if self.is_sparse() { Vec::new() } else { vec![Level::whole(own)] };
-        while !full
-            && plan.lacking.len() < limits.trees
-            && let Some((id, at)) = next_dir(&mut before, Order::Forward, &mut room.scan)
-            && (before.len() > 1 || at < position)
-        {
-            if self.planned.contains(&id) {
-                continue;
-            }
-            if let Some(tree) = get(&id) {
-                self.planned.insert(id);
-                full = take_files(&tree, 0, &mut plan, &mut room);
-                before.push(Level::whole(tree));
-            } else {
-                plan.lacking.push(id);
-            }
+        if !full && !self.is_sparse() {
+            let before = vec![Level::beyond(own, position, Order::Backward)];
+            self.take_dirs(before, false, limits.trees, &get, &mut plan, &mut room);
         }
         if let Some(run) = self.runs.iter_mut().find(|run| run.dir == dir) {
             run.credit = plan.files / 2;
         }
         plan
+    }
+
+    /// Takes the files of the directories in `levels`, in the order of a walk; those that a plan has covered only with
+    /// `again`. Returns whether there is no more room.
+    fn take_dirs(
+        &mut self,
+        mut levels: Vec<Level>,
+        again: bool,
+        most_lacking: usize,
+        get: &impl Fn(&TreeId) -> Option<Arc<Tree>>,
+        plan: &mut FilePlan,
+        room: &mut Room,
+    ) -> bool {
+        while plan.lacking.len() < most_lacking
+            && let Some(id) = next_dir(&mut levels, Order::Forward, &mut room.scan)
+        {
+            if !again && self.planned.contains(&id) {
+                continue;
+            }
+            let Some(tree) = get(&id) else {
+                plan.lacking.push(id);
+                continue;
+            };
+            self.planned.insert(id);
+            if take_files(&tree, 0, plan, room) {
+                return true;
+            }
+            levels.push(Level::whole(tree));
+        }
+        false
     }
 }
 
