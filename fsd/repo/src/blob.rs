@@ -218,6 +218,11 @@ impl Blobs {
         self.engine.prefetch(ids, kind)
     }
 
+    /// Says that blobs will not be asked for again soon: memory forgets them.
+    pub fn let_go(&self, ids: &[BlobId], kind: BlobKind) {
+        self.engine.memory.remove(ids, kind);
+    }
+
     /// Returns how long a blob's plain bytes are, by the index; `Ok(None)` for a lost blob.
     ///
     /// # Errors

@@ -138,6 +138,11 @@ impl Content {
         Some(Piece::Blob { index, range: start..end.min(start.saturating_add(len)) })
     }
 
+    /// Returns how many blobs end at or before `offset`, as far as the table goes.
+    pub(crate) fn ended_by(&self, offset: u64) -> usize {
+        self.starts.partition_point(|start| *start <= offset).saturating_sub(1)
+    }
+
     /// Returns where a blob lies, if it is placed.
     pub(crate) fn range(&self, index: usize) -> Option<Range<u64>> {
         Some(*self.starts.get(index)?..*self.starts.get(index + 1)?)

@@ -198,6 +198,11 @@ impl FileState {
             let taken = source.prefetch_blobs(ahead);
             reading.sequential.taken(advice.stream, advice.ahead.start + taken.min(ahead.len()));
         }
+        if advice.behind > 0 {
+            let passed = reading.content.ended_by(advice.behind);
+            let passed = reading.sequential.pass(advice.stream, passed);
+            source.let_go(ids.get(passed).unwrap_or_default());
+        }
         Ok(Some(Plan { pieces, whole: advice.whole || average <= SMALL_BLOB_BYTES }))
     }
 

@@ -31,6 +31,10 @@ pub(crate) trait Source: fmt::Debug + Send + Sync + 'static {
     fn blob(&self, id: BlobId, upto: usize) -> BoxFuture<'_, RepoResult<BlobData>>;
     /// Starts to fetch; returns how many from the front were taken on.
     fn prefetch_blobs(&self, ids: &[BlobId]) -> usize;
+    /// Says that memory need not keep these blobs any longer.
+    fn let_go(&self, ids: &[BlobId]) {
+        let _ = ids;
+    }
     /// A blob's plain length by the index: at most one page read. `None` if no index names it.
     fn plain_bytes(&self, id: &BlobId) -> RepoResult<Option<u32>>;
 }
@@ -78,6 +82,10 @@ impl Source for Repository {
 
     fn prefetch_blobs(&self, ids: &[BlobId]) -> usize {
         self.blobs().prefetch(ids, BlobKind::Data)
+    }
+
+    fn let_go(&self, ids: &[BlobId]) {
+        self.blobs().let_go(ids, BlobKind::Data);
     }
 
     fn plain_bytes(&self, id: &BlobId) -> RepoResult<Option<u32>> {

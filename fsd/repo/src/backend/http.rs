@@ -4,11 +4,13 @@
 //! lead elsewhere. HTTP/1.1 is used even where a server offers HTTP/2: many connections carry many ranges faster than
 //! one connection with one flow-control window.
 
+mod kept;
+
 use std::pin::Pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use http::{HeaderMap, StatusCode};
 
@@ -228,13 +230,13 @@ pub(super) async fn collect_exact(body: Body, len_bytes: u64) -> Result<Bytes, F
 pub(super) async fn collect(body: Body, expect_bytes: u64, limit_bytes: u64) -> Result<Option<Bytes>, Failure> {
     let mut body = body;
     let capacity = usize::try_from(expect_bytes.min(limit_bytes).min(super::error::MAX_BUFFER_BYTES)).unwrap_or(0);
-    let mut bytes = BytesMut::with_capacity(capacity);
+    let mut bytes = kept::Buffer::take(capacity);
     while let Some(chunk) = body.next().await {
         let chunk = chunk?;
         if bytes.len() as u64 + chunk.len() as u64 > limit_bytes {
             return Ok(None);
         }
-        bytes.extend_from_slice(&chunk);
+        bytes.extend(&chunk);
     }
     Ok(Some(bytes.freeze()))
 }

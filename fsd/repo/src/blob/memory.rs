@@ -57,6 +57,13 @@ impl MemoryCache {
         self.blobs.run_pending_tasks();
     }
 
+    /// Forgets some blobs. Their memory is free once no reader holds them.
+    pub(crate) fn remove(&self, ids: &[BlobId], kind: BlobKind) {
+        for id in ids {
+            self.blobs.invalidate(&(*id, kind));
+        }
+    }
+
     /// Forgets all blobs and gives their memory back before returning.
     pub(crate) fn clear(&self) {
         // `invalidate_all` only sets a time mark; entries would stay until maintenance comes across them.

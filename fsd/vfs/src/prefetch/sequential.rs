@@ -5,6 +5,8 @@
 //! network four times as many), up to a limit: a random reader pays nothing, a reader that stops early has cost little, and a long reader
 //! has the whole window after a few doublings. Each file remembers two streams, so that two readers do not disturb each
 //! other.
+//!
+//! What a long reader has passed lies in the kernel's page cache. Memory lets go of it, and holds more of what comes.
 
 use std::ops::Range;
 
@@ -16,6 +18,10 @@ const STREAMS: usize = 2;
 /// How far a read may lie before or behind the end of the last one and still belong to the stream: pieces of one kernel
 /// readahead (1 to 4 MiB) come in any order.
 const SLACK_BYTES: u64 = 4 << 20;
+
+/// How far behind a long reader blobs are kept: pieces of a readahead that come late, and another reader of the same blobs
+/// that goes along (`cmp` of a file in two snapshots), find them there.
+const BEHIND_BYTES: u64 = 8 << 20;
 
 /// The streams of one file.
 #[derive(Debug, Default)]
@@ -37,6 +43,8 @@ struct Stream {
     reads: u32,
     /// The blob up to which was fetched ahead (excluded).
     fetched: usize,
+    /// The blob up to which memory has let go (excluded).
+    passed: usize,
     /// When the stream was last used.
     tick: u32,
 }
@@ -50,6 +58,8 @@ pub(crate) struct Advice {
     pub(crate) whole: bool,
     /// Fetch these blobs.
     pub(crate) ahead: Range<usize>,
+    /// The reader has passed what ends before this byte.
+    pub(crate) behind: u64,
 }
 
 impl Sequential {
@@ -82,14 +92,22 @@ impl Sequential {
             // A read of some length at the beginning is most likely the first of many; anywhere else, of a few pages, it is
             // most likely alone.
             let whole = offset == 0 && len >= WHOLE_BYTES;
-            *stream =
-                Stream { next: end, last: (offset, len), whole, run_bytes: len, reads: 1, fetched: blobs.end, tick };
-            return Advice { stream: number, whole, ahead: blobs.end..blobs.end };
+            *stream = Stream {
+                next: end,
+                last: (offset, len),
+                whole,
+                run_bytes: len,
+                reads: 1,
+                fetched: blobs.end,
+                passed: blobs.start,
+                tick,
+            };
+            return Advice { stream: number, whole, ahead: blobs.end..blobs.end, behind: 0 };
         }
         stream.tick = tick;
         // The same read again says nothing new: what memory does not hold is planned twice, by `try_read` and by `read`.
         if stream.last == (offset, len) {
-            return Advice { stream: number, whole: stream.whole, ahead: blobs.end..blobs.end };
+            return Advice { stream: number, whole: stream.whole, ahead: blobs.end..blobs.end, behind: 0 };
         }
         (stream.last, stream.whole) = ((offset, len), true);
         stream.reads = stream.reads.saturating_add(1);
@@ -101,7 +119,16 @@ impl Sequential {
         let to = blobs.end.saturating_add(window).min(total).max(from);
         // Half a window at a time, so that what is fetched lies in few requests; at the end of the file the rest.
         let ahead = if to - from >= window.div_ceil(2) || to == total { from..to } else { from..from };
-        Advice { stream: number, whole: true, ahead }
+        let behind = if stream.run_bytes < BEHIND_BYTES { 0 } else { stream.next.saturating_sub(BEHIND_BYTES) };
+        Advice { stream: number, whole: true, ahead, behind }
+    }
+
+    /// Notes that the reader has passed the blobs before `passed`, and returns those of them that it had not passed before.
+    pub(crate) fn pass(&mut self, stream: usize, passed: usize) -> Range<usize> {
+        let Some(stream) = self.streams.get_mut(stream) else { return 0..0 };
+        let from = stream.passed;
+        stream.passed = from.max(passed);
+        from..stream.passed
     }
 
     /// Notes how far the advice could be followed.
@@ -224,6 +251,27 @@ mod tests {
         machine.taken(last.stream, 12);
         let advice = machine.on_read(10 * MIB, MIB, 10..11, 100, MIB, &LIMITS);
         assert_eq!(advice.ahead, 12..19, "it goes on behind what was taken");
+    }
+
+    #[test]
+    fn test_a_long_reader_passes_each_blob_once_and_a_short_one_none() {
+        let mut machine = Sequential::default();
+        let mut passed = 30;
+        for step in 30..90 {
+            let blob = usize::try_from(step).unwrap();
+            let advice = machine.on_read(step * MIB, MIB, blob..blob + 1, 100, MIB, &LIMITS);
+            let long = step + 1 - 30 >= BEHIND_BYTES / MIB;
+            assert_eq!(advice.behind, if long { (step + 1) * MIB - BEHIND_BYTES } else { 0 }, "{step}");
+            if long {
+                let behind = usize::try_from(advice.behind / MIB).unwrap();
+                let range = machine.pass(advice.stream, behind);
+                assert_eq!(range, passed..passed.max(behind), "{step}");
+                passed = range.end;
+            }
+        }
+        assert_eq!(passed, 82);
+        let random = machine.on_read(5 * MIB, 4_096, 5..6, 100, MIB, &LIMITS);
+        assert_eq!(random.behind, 0);
     }
 
     proptest! {

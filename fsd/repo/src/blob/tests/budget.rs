@@ -111,3 +111,26 @@ async fn test_a_prefetch_of_what_is_lost_neither_fails_nor_waits() {
     assert_eq!(fixture.blobs.engine.flights.len(), 0);
     assert!(fixture.blobs.get(lost, BlobKind::Data, usize::MAX).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn test_what_a_reader_lets_go_of_is_free() {
+    for reach in [Reach::Disk, Reach::Network] {
+        let fixture = Setup { memory_bytes: 32 << 20, ..Setup::of(reach) }.build();
+        let contents: Vec<_> = (0..8).map(|n| (text(n, 1 << 20), true)).collect();
+        let ids = fixture.put(BlobKind::Data, &contents);
+        for id in &ids {
+            drop(fixture.blobs.get(*id, BlobKind::Data, usize::MAX).await.unwrap());
+        }
+        let budget = &fixture.blobs.engine.budget;
+        until("the work is paid", || budget.used_bytes() == 8 << 20).await;
+        let held = fixture.blobs.try_get(&ids[1], usize::MAX).unwrap();
+        fixture.blobs.let_go(&ids[..4], BlobKind::Data);
+        assert_eq!(budget.used_bytes(), 5 << 20, "{reach:?}: one of the four is held by its reader");
+        for (place, id) in ids.iter().enumerate() {
+            assert_eq!(fixture.blobs.try_get(id, usize::MAX).is_some(), place >= 4, "{reach:?} {place}");
+        }
+        assert!(held[..] == contents[1].0[..], "{reach:?}: a reader keeps what it holds");
+        let again = fixture.blobs.get(ids[0], BlobKind::Data, usize::MAX).await.unwrap();
+        assert!(again[..] == contents[0].0[..], "{reach:?}: and it can be had again");
+    }
+}
