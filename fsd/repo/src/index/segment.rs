@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use parking_lot::Mutex;
+
 use super::BlobLocation;
 use super::storage::Storage;
 use crate::blob::BlobKind;
@@ -19,6 +21,12 @@ use crate::id::{BlobId, IndexId, PackId};
 /// The most places of one blob that a search returns: a hostile index may name millions.
 const PLACES_LIMIT: usize = 64;
 
+/// How many packs are remembered. The files of a directory mostly lie in few.
+const RECENT_PACKS: usize = 256;
+
+/// A pack with its number.
+type RecentPack = Option<(u32, PackId)>;
+
 /// An opened segment.
 pub(super) struct Segment {
     /// The file's path; `None` in memory.
@@ -31,6 +39,9 @@ pub(super) struct Segment {
     pub(super) files: Vec<IndexId>,
     /// The first id's beginning of each page of records, ascending.
     fences: Vec<u64>,
+    /// Packs that were looked up, each at the remainder of its number: a segment never changes, and reading and checking their
+    /// page again takes as long as finding the blob.
+    recent_packs: Mutex<Box<[RecentPack]>>,
     storage: Storage,
     key: SealKey,
     /// A page was found damaged: the next refresh drops the segment and builds it again.
@@ -64,6 +75,7 @@ impl Segment {
             layout,
             files: Vec::new(),
             fences: Vec::new(),
+            recent_packs: Mutex::new(vec![None; RECENT_PACKS].into()),
             storage,
             key: key.clone(),
             damaged: AtomicBool::new(false),
@@ -188,7 +200,7 @@ impl Segment {
 
     /// Reads where a record points: one page of the table of packs.
     pub(super) fn locate(&self, record: &Record) -> Result<BlobLocation, SegmentError> {
-        let (pack, _) = self.pack(record.pack)?;
+        let pack = self.pack(record.pack)?;
         Ok(BlobLocation {
             pack,
             offset: record.offset,
@@ -198,15 +210,21 @@ impl Segment {
         })
     }
 
-    fn pack(&self, number: u32) -> Result<(PackId, u32), SegmentError> {
+    fn pack(&self, number: u32) -> Result<PackId, SegmentError> {
         if number >= self.header.counts.packs {
             return Err(PageError::Counts.into());
         }
-        let number = number as usize;
-        let page_number = u32::try_from(number / PACKS_PER_PAGE).map_err(|_| PageError::Counts)?;
+        let place = number as usize % RECENT_PACKS;
+        if let Some((_, pack)) = self.recent_packs.lock()[place].filter(|(recent, _)| *recent == number) {
+            return Ok(pack);
+        }
+        let position = number as usize;
+        let page_number = u32::try_from(position / PACKS_PER_PAGE).map_err(|_| PageError::Counts)?;
         let mut page = [0; PAGE_BYTES];
         self.read_page(self.layout.packs + page_number, &mut page)?;
-        Ok(pack_at(&page, number % PACKS_PER_PAGE))
+        let (pack, _) = pack_at(&page, position % PACKS_PER_PAGE);
+        self.recent_packs.lock()[place] = Some((number, pack));
+        Ok(pack)
     }
 
     /// Gives each pack and the number of its index file, by the packs' numbers.
@@ -242,6 +260,7 @@ impl Segment {
     pub(super) fn memory_bytes(&self) -> usize {
         self.fences.capacity() * size_of::<u64>()
             + self.files.capacity() * size_of::<IndexId>()
+            + RECENT_PACKS * size_of::<RecentPack>()
             + self.storage.memory_bytes()
     }
 

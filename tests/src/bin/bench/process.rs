@@ -94,6 +94,24 @@ impl Mount {
     }
 }
 
+/// How long each processor of the machine has worked, on average, since it was started: what took no longer than this from
+/// one look to the next kept all of them busy.
+pub(crate) fn machine_busy() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let fields: Vec<u64> = stat
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("cpu "))
+        .context("/proc/stat")?
+        .split_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    let processors = stat.lines().filter(|line| line.starts_with("cpu")).count().saturating_sub(1).max(1);
+    // user, nice, system; idle and iowait are left out; irq, softirq. proc_stat(5).
+    let ticks: u64 = [0, 1, 2, 5, 6].iter().filter_map(|field| fields.get(*field)).sum();
+    Ok(Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND / processors as f64))
+}
+
 /// The most memory that a process has had (`VmHWM` of proc(5)), in bytes.
 pub(crate) fn memory_high_water(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
