@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+mod certificates;
 mod http1;
 mod minio;
 mod peer;
@@ -17,6 +18,7 @@ mod sigv4;
 mod sshd;
 mod toxiproxy;
 
+pub use certificates::Certificates;
 pub use minio::Minio;
 pub use peer::{Peer, Script};
 pub use rclone::RcloneServer;

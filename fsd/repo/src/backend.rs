@@ -22,6 +22,7 @@ pub mod recorded;
 mod rest;
 mod settings;
 mod sftp;
+mod tls;
 
 pub use connect::{ConnectOptions, connect, decorated};
 pub use decorated::Operation;

@@ -59,8 +59,15 @@ pub struct GlobalArgs {
     /// No request to the store takes longer
     #[arg(long, global = true, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub deadline: Duration,
-    /// Trust these certificates as well (PEM)
-    #[arg(long, env = "RESTIC_CACERT", hide_env_values = true, global = true, value_name = "FILE")]
+    /// Trust these certificates instead of the system's (PEM)
+    #[arg(
+        long,
+        env = "RESTIC_CACERT",
+        hide_env_values = true,
+        global = true,
+        value_name = "FILE",
+        value_delimiter = ','
+    )]
     pub cacert: Vec<PathBuf>,
     /// Show this certificate to the store (PEM with certificate and key)
     #[arg(long, env = "RESTIC_TLS_CLIENT_CERT", hide_env_values = true, global = true, value_name = "FILE")]

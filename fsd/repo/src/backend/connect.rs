@@ -44,7 +44,7 @@ pub struct ConnectOptions {
     pub ambient: bool,
     /// restic's `-o key=value`.
     pub extended: BTreeMap<String, String>,
-    /// `--cacert`: PEM files of further roots.
+    /// `--cacert`: PEM files of the roots that are trusted instead of the machine's.
     pub cacert: Vec<PathBuf>,
     /// `--tls-client-cert`: a PEM file with certificate and key.
     pub tls_client_cert: Option<PathBuf>,
