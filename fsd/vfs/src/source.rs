@@ -31,6 +31,8 @@ pub(crate) trait Source: fmt::Debug + Send + Sync + 'static {
     fn blob(&self, id: BlobId, upto: usize) -> BoxFuture<'_, RepoResult<BlobData>>;
     /// Starts to fetch; returns how many from the front were taken on.
     fn prefetch_blobs(&self, ids: &[BlobId]) -> usize;
+    /// How many bytes the repository stores by the index; no I/O.
+    fn stored_bytes(&self) -> u64;
     /// A blob's plain length by the index: at most one page read. `None` if no index names it.
     fn plain_bytes(&self, id: &BlobId) -> RepoResult<Option<u32>>;
 }
@@ -78,6 +80,10 @@ impl Source for Repository {
 
     fn prefetch_blobs(&self, ids: &[BlobId]) -> usize {
         self.blobs().prefetch(ids, BlobKind::Data)
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.index().stored_bytes()
     }
 
     fn plain_bytes(&self, id: &BlobId) -> RepoResult<Option<u32>> {
