@@ -14,6 +14,7 @@ mod error;
 pub mod faulty;
 mod http;
 pub mod local;
+mod located;
 pub mod location;
 pub mod memory;
 mod opendal;
