@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-use super::{Certificates, STARTUP, Server, http1, sigv4, tool, wait_for};
+use super::{Certificates, Server, http1, sigv4, tool};
+use crate::mounted::wait_for;
 
 /// MinIO on an empty folder.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Minio {
             command
         });
         let minio = Self { server, folder, tls: tls.is_some() };
-        wait_for("minio is ready", STARTUP, || {
+        wait_for("minio", || {
             let ready = minio.request("GET", "/minio/health/ready", &[], b"");
             matches!(ready, Ok((200, _))).then_some(())
         });
@@ -86,7 +86,7 @@ impl Minio {
     pub fn create_bucket(&self, bucket: &str) {
         let host = self.address().to_string();
         let path = format!("/{bucket}");
-        wait_for("a bucket is made", Duration::from_secs(30), || {
+        wait_for("a bucket", || {
             let headers = sigv4::sign((USER, PASSWORD), "s3", ("PUT", &host, &path), b"");
             let (status, body) = self.request("PUT", &path, &headers, b"").ok()?;
             // A server that has just started says 503 for a moment.
