@@ -6,8 +6,11 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::mounted::wait_for;
+
+mod certificates;
 mod http1;
 mod minio;
 mod peer;
@@ -17,31 +20,13 @@ mod sigv4;
 mod sshd;
 mod toxiproxy;
 
+pub use certificates::Certificates;
 pub use minio::Minio;
 pub use peer::{Peer, Script};
 pub use rclone::RcloneServer;
 pub use recorder::{Answer, Recorded, Recorder};
 pub use sshd::Sshd;
 pub use toxiproxy::{Proxy, Toxiproxy};
-
-/// How long a server may take to answer for the first time on a busy machine.
-const STARTUP: Duration = Duration::from_secs(60);
-
-/// Waits until `condition` gives something.
-///
-/// # Panics
-/// It gives nothing within `limit`.
-pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + limit;
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < end, "{what}: not within {limit:?}");
-        #[expect(clippy::disallowed_methods, reason = "the interval of looking at the condition")]
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
 
 /// Returns the path of a program that `make` fetches: from the folder in `STASH_FS_TOOLS`, or its default.
 ///
@@ -78,7 +63,7 @@ impl Server {
             let log = tempfile::tempfile().unwrap();
             command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log.try_clone().unwrap());
             let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-            let came_up = wait_for(name, STARTUP, || {
+            let came_up = wait_for(name, || {
                 if child.try_wait().unwrap().is_some() {
                     return Some(false);
                 }

@@ -6,3 +6,4 @@ mod conformance;
 mod faults;
 mod harness;
 mod http;
+mod tls;

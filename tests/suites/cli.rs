@@ -1,6 +1,7 @@
 //! The reading verbs against Debian's restic on the same repositories, and what every verb shares.
 
 mod archive;
+mod help;
 mod output;
 mod shared;
 

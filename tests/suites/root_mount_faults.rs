@@ -5,15 +5,16 @@ use std::io::ErrorKind;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::Signal;
 use serde_json::json;
 use stash_tests::fixture::{pattern, run};
-use stash_tests::mounted::{MountBuilder, Mounted};
+use stash_tests::mounted::{MountBuilder, Mounted, wait_for};
 use stash_tests::restic::Restic;
-use stash_tests::servers::{Minio, Toxiproxy};
+use stash_tests::servers::{Answer, Minio, Recorded, Recorder, Toxiproxy};
 use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -113,6 +114,111 @@ fn test_a_store_that_fails_is_an_error_in_time_and_then_read_again() {
     proxy.latency(100);
     assert_same(&mount, files.next().unwrap());
     assert!(mount.unmount().success());
+}
+
+/// What a server does wrong with every request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrong {
+    Nothing,
+    Status(u16),
+    /// Half of what was asked for, as if that were all.
+    Short,
+    /// More than what was asked for.
+    Long,
+    /// Another content of the same length.
+    Content,
+}
+
+/// Answers as a server of restic's REST protocol over a folder.
+fn serve(folder: &Path, request: &Recorded, wrong: Wrong) -> Answer {
+    if let Wrong::Status(status) = wrong {
+        return Answer::new(status, "<secret-body>");
+    }
+    let (kind, name) = request.path.trim_start_matches('/').split_once('/').unwrap_or_else(|| (&request.path[1..], ""));
+    let mut answer = if !name.is_empty() || kind == "config" {
+        let path = if kind == "data" { format!("data/{}/{name}", &name[..2]) } else { format!("{kind}/{name}") };
+        let Ok(content) = fs::read(folder.join(path.trim_end_matches('/'))) else { return Answer::new(404, "") };
+        match request.header("range").map(|range| range.trim_start_matches("bytes=").split_once('-').unwrap()) {
+            Some((first, last)) => {
+                let [first, last] = [first, last].map(|number| number.parse::<usize>().unwrap());
+                Answer::new(206, &content[first..=last])
+            }
+            None => Answer::new(200, content),
+        }
+    } else {
+        let mut folders = vec![folder.join(kind)];
+        let mut listed = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                let metadata = entry.metadata().unwrap();
+                if metadata.is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    listed.push(json!({ "name": entry.file_name().to_str().unwrap(), "size": metadata.len() }));
+                }
+            }
+        }
+        let list = serde_json::to_vec(&listed).unwrap();
+        Answer::new(200, list).header("content-type", "application/vnd.x.restic.rest.v2")
+    };
+    match wrong {
+        Wrong::Nothing | Wrong::Status(_) => {}
+        Wrong::Short => answer.body.truncate(answer.body.len() / 2),
+        Wrong::Long => answer.body.extend_from_slice(b"more"),
+        Wrong::Content => answer.body.iter_mut().for_each(|byte| *byte ^= 0x55),
+    }
+    answer
+}
+
+/// 403, 404, 500, and bodies that are too short, too long or of another content: each is EIO in time, in a log line that says
+/// what it was and nothing of what the server sent, and afterwards the same names are read.
+#[test]
+fn test_a_store_that_answers_wrong_is_an_error_in_time_and_then_read_again() {
+    let restic = Restic::init();
+    let source = TempDir::new().unwrap();
+    let faults = [
+        (Wrong::Status(403), "HTTP status 403"),
+        (Wrong::Status(404), "HTTP status 404"),
+        (Wrong::Status(500), "HTTP status 500"),
+        (Wrong::Short, "bytes instead of"),
+        (Wrong::Long, "the answer is longer than"),
+        (Wrong::Content, "MAC"),
+    ];
+    let files = make_files(&source.path().join("files"), 2);
+    let directory = files[0].parent().unwrap();
+    restic.backup([source.path()]);
+    let wrong = Arc::new(Mutex::new(Wrong::Nothing));
+    let server = {
+        let (folder, wrong) = (restic.path(), Arc::clone(&wrong));
+        Recorder::start(move |request| serve(&folder, request, *wrong.lock().unwrap()))
+    };
+    let repository = format!("rest:http://{}/", server.address());
+    for (fault, cause) in faults {
+        // A new one for each fault, that has read nothing yet.
+        let mount =
+            Mounted::builder(repository.as_str(), restic.password()).arg("--deadline=2s").arg("--prefetch=off").mount();
+        let failing = |what: &str, call: &dyn Fn() -> std::io::Result<()>| {
+            *wrong.lock().unwrap() = fault;
+            let (logged, started) = (mount.stderr().len(), Instant::now());
+            let error = call().unwrap_err();
+            let took = started.elapsed();
+            assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()), "{fault:?}, {what}: {error}");
+            // The kernel asks again for the one page that the program wants.
+            assert!(took < DEADLINE * 3 + Duration::from_secs(1), "{fault:?}, {what}: {took:?}");
+            // Lines are written after the answer.
+            let log = wait_for(&format!("{cause:?} in the log of {fault:?}, {what}"), || {
+                let log = mount.stderr()[logged..].to_owned();
+                (log.contains("a program got EIO") && log.contains(cause)).then_some(log)
+            });
+            *wrong.lock().unwrap() = Wrong::Nothing;
+            assert!(log.contains(&server.address().to_string()) && !log.contains("secret"), "{fault:?}, {what}: {log}");
+        };
+        failing("list", &|| fs::read_dir(shown(&mount, directory)).map(drop));
+        assert_same(&mount, &files[0]);
+        failing("read", &|| fs::read(shown(&mount, &files[1])).map(drop));
+        assert_same(&mount, &files[1]);
+        assert!(mount.unmount().success());
+    }
 }
 
 #[test]

@@ -213,6 +213,21 @@ fn statfs_access_ioctl_sync(tree: &Tree) {
     assert_eq!((figures.f_namemax, figures.f_bfree, figures.f_bavail), (255, 0, 0));
     assert!(figures.f_files > 0 && figures.f_bsize > 0);
     assert!(figures.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    // What is stored, without the packs' own headers: all of it used, nothing free.
+    let mut packs = 0;
+    for folder in fs::read_dir(tree.restic.path().join("data")).unwrap() {
+        packs += fs::read_dir(folder.unwrap().path())
+            .unwrap()
+            .map(|pack| pack.unwrap().metadata().unwrap().len())
+            .sum::<u64>();
+    }
+    let shown = figures.f_blocks * figures.f_frsize;
+    assert!(shown > packs / 10 * 9 && shown <= packs + 4096, "df shows {shown} bytes, the packs have {packs}");
+    let df = fixture::run(
+        std::process::Command::new("df").args(["-B1", "--output=size,used,avail,pcent"]).arg(tree.mount.path()),
+    );
+    let words: Vec<_> = df.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(words, [&shown.to_string(), &shown.to_string(), "0", "100%"], "{df}");
     let path = tree.mount.join("one");
     rustix::fs::access(&path, rustix::fs::Access::READ_OK).unwrap();
     assert_eq!(rustix::fs::access(&path, rustix::fs::Access::WRITE_OK).unwrap_err(), Errno::ROFS);

@@ -8,7 +8,7 @@ what=${1:?demo or test}
 bin=${STASH_FS_TOOLS:-/var/tmp/stash-fs-tools}/bin
 
 packages=(fuse3 gcc libc6-dev make)
-[ "$what" = demo ] || packages+=(acl attr openssh-client openssh-server rclone restic rsync tar unzip util-linux)
+[ "$what" = demo ] || packages+=(acl attr openssh-client openssh-server openssl rclone restic rsync tar unzip util-linux)
 missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")

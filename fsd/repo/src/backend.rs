@@ -14,6 +14,7 @@ mod error;
 pub mod faulty;
 mod http;
 pub mod local;
+mod located;
 pub mod location;
 pub mod memory;
 mod opendal;
@@ -22,6 +23,7 @@ pub mod recorded;
 mod rest;
 mod settings;
 mod sftp;
+mod tls;
 
 pub use connect::{ConnectOptions, connect, decorated};
 pub use decorated::Operation;

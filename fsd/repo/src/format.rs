@@ -4,6 +4,7 @@
 //! multiple of its length, never recurse on its account, and never panic.
 
 pub mod blob_segment;
+pub mod go_mode;
 pub mod index_file;
 pub mod index_segment;
 mod json;

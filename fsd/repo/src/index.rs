@@ -206,6 +206,13 @@ impl Index {
         }
     }
 
+    /// Returns how many bytes of ciphertext the index knows, each place of a blob counted: a sum of one number a segment.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        let segments = self.shared.segments();
+        segments.iter().fold(0, |sum, segment| sum.saturating_add(segment.header.counts.stored_bytes))
+    }
+
     /// Returns the index files that were left out because they could not be decoded.
     #[must_use]
     pub fn unreadable(&self) -> Vec<IndexId> {

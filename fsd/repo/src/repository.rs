@@ -43,7 +43,8 @@ pub struct RepositoryOptions {
     pub cache_dir: Option<PathBuf>,
     /// The most that the disk cache of blobs takes.
     pub cache_size_bytes: u64,
-    /// The budget of memory for everything in flight, decoded or fetched ahead.
+    /// The budget of memory for everything in flight, decoded or fetched ahead, of this repository alone: a process that opens
+    /// several, or that a control group limits, divides before ([`share_bytes`](crate::budget::cgroup::share_bytes)).
     pub memory_bytes: usize,
     /// Hash every data blob, also from a local disk.
     pub verify: bool,

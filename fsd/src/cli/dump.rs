@@ -1,5 +1,6 @@
 //! `dump`: a file, or a directory as an archive, to standard output or into a file; streamed.
 
+mod acl;
 mod archive;
 mod zip;
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use stash_repo::backend::connect::{self, ConnectOptions};
 use stash_repo::backend::location::Location;
+use stash_repo::budget::cgroup;
 use stash_repo::{Backend, Metrics, Repository, RepositoryOptions};
 use zeroize::Zeroizing;
 
@@ -59,8 +60,15 @@ pub struct GlobalArgs {
     /// No request to the store takes longer
     #[arg(long, global = true, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub deadline: Duration,
-    /// Trust these certificates as well (PEM)
-    #[arg(long, env = "RESTIC_CACERT", hide_env_values = true, global = true, value_name = "FILE")]
+    /// Trust these certificates instead of the system's (PEM)
+    #[arg(
+        long,
+        env = "RESTIC_CACERT",
+        hide_env_values = true,
+        global = true,
+        value_name = "FILE",
+        value_delimiter = ','
+    )]
     pub cacert: Vec<PathBuf>,
     /// Show this certificate to the store (PEM with certificate and key)
     #[arg(long, env = "RESTIC_TLS_CLIENT_CERT", hide_env_values = true, global = true, value_name = "FILE")]
@@ -256,13 +264,14 @@ impl Context {
         }
     }
 
-    /// Returns how a repository is opened under the options.
+    /// Returns how each of so many repositories is opened under the options.
     #[must_use]
-    pub fn repository_options(&self) -> RepositoryOptions {
+    pub fn repository_options(&self, repositories: usize) -> RepositoryOptions {
+        let limit_bytes = cgroup::memory_limit_bytes();
         RepositoryOptions {
             cache_dir: self.global.cache_directory(),
             cache_size_bytes: self.global.cache_size,
-            memory_bytes: self.global.memory,
+            memory_bytes: cgroup::share_bytes(self.global.memory, limit_bytes, repositories),
             deadline: self.global.deadline,
             key_hint: self.global.key_hint.clone(),
             ..RepositoryOptions::default()
@@ -295,7 +304,7 @@ impl Context {
         let connect_options = self.connect_options();
         let backend = connect::connect(&self.location()?, &connect_options).await?;
         let password = self.password()?;
-        let mut options = self.repository_options();
+        let mut options = self.repository_options(1);
         options.metrics = connect_options.metrics;
         Ok(Repository::open(backend, &password, options).await?)
     }

@@ -3,36 +3,15 @@
 use jiff::Timestamp as Instant;
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use stash_repo::format::go_mode;
 use stash_repo::write::snapshots::format_time;
 use stash_repo::{NodeKind, NodeRef, Snapshot, Timestamp};
 
 use super::output::show_name;
 
 /// Returns Go's `os.FileMode`, which restic's JSON holds.
-///
-/// Source: Go, `io/fs/fs.go`.
 pub(super) fn go_mode(node: NodeRef<'_>) -> u32 {
-    const DIR: u32 = 1 << 31;
-    const SYMLINK: u32 = 1 << 27;
-    const DEVICE: u32 = 1 << 26;
-    const FIFO: u32 = 1 << 25;
-    const SOCKET: u32 = 1 << 24;
-    const SETUID: u32 = 1 << 23;
-    const SETGID: u32 = 1 << 22;
-    const CHAR_DEVICE: u32 = 1 << 21;
-    const STICKY: u32 = 1 << 20;
-    let kind = match node.kind() {
-        NodeKind::File => 0,
-        NodeKind::Dir => DIR,
-        NodeKind::Symlink => SYMLINK,
-        NodeKind::BlockDevice => DEVICE,
-        NodeKind::CharDevice => DEVICE | CHAR_DEVICE,
-        NodeKind::Fifo => FIFO,
-        NodeKind::Socket => SOCKET,
-    };
-    let mode = node.mode();
-    let special = [(0o4000, SETUID), (0o2000, SETGID), (0o1000, STICKY)];
-    special.iter().fold(kind | (mode & 0o777), |go, &(bit, flag)| if mode & bit == 0 { go } else { go | flag })
+    go_mode::from_unix(node.kind(), node.mode())
 }
 
 /// Shows Go's mode as Go does: `drwxr-xr-x`, `urwxr-xr-x`, `Dcrw-rw-rw-`.

@@ -80,6 +80,8 @@ pub(super) fn format_duration(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -138,5 +140,29 @@ mod tests {
         }
         assert_eq!(format_duration(Duration::from_secs(59)), "0:59");
         assert_eq!(format_duration(Duration::from_secs(3723)), "1:02:03");
+    }
+
+    proptest! {
+        #[test]
+        fn test_any_text_is_a_size_or_none(text in r"[0-9]{0,25}[kKmMgGtTiIbB. -]{0,3}|\PC*") {
+            let _ = parse_bytes(&text);
+        }
+
+        #[test]
+        fn test_sizes_are_powers_of_1024(number in 0_u64..1 << 20, unit in 0_usize..5) {
+            let text = format!("{number}{}", ["", "k", "M", "GiB", "tb"][unit]);
+            prop_assert_eq!(parse_bytes(&text), Ok(number << (10 * unit)));
+        }
+
+        #[test]
+        fn test_any_text_is_a_duration_or_none(text in r"([0-9]{1,25}(\.[0-9]{0,25})?(ms|s|m|h|d)){0,4}|\PC*") {
+            let _ = parse_duration(&text);
+        }
+
+        #[test]
+        fn test_parts_of_a_duration_are_added(hours in 0_u64..1000, minutes in 0_u64..1000, millis in 0_u64..100_000) {
+            let total = Duration::from_secs(hours * 3600 + minutes * 60) + Duration::from_millis(millis);
+            prop_assert_eq!(parse_duration(&format!("{hours}h{minutes}m{millis}ms")), Ok(total));
+        }
     }
 }

@@ -35,6 +35,8 @@ pub(crate) trait Source: fmt::Debug + Send + Sync + 'static {
     fn let_go(&self, ids: &[BlobId]) {
         let _ = ids;
     }
+    /// How many bytes the repository stores by the index; no I/O.
+    fn stored_bytes(&self) -> u64;
     /// A blob's plain length by the index: at most one page read. `None` if no index names it.
     fn plain_bytes(&self, id: &BlobId) -> RepoResult<Option<u32>>;
 }
@@ -86,6 +88,10 @@ impl Source for Repository {
 
     fn let_go(&self, ids: &[BlobId]) {
         self.blobs().let_go(ids, BlobKind::Data);
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.index().stored_bytes()
     }
 
     fn plain_bytes(&self, id: &BlobId) -> RepoResult<Option<u32>> {

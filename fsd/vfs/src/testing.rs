@@ -186,6 +186,10 @@ impl Source for Fake {
         ids.len()
     }
 
+    fn stored_bytes(&self) -> u64 {
+        10_000
+    }
+
     fn plain_bytes(&self, _id: &BlobId) -> RepoResult<Option<u32>> {
         Ok(Some(10))
     }

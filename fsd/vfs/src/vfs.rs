@@ -64,7 +64,7 @@ pub trait DirSink {
 pub struct StatFs {
     /// Block size.
     pub block_bytes: u32,
-    /// Blocks in all.
+    /// What the repositories store, in blocks: all of it is used and nothing free.
     pub blocks: u64,
     /// Inodes that the kernel holds, the root among them.
     pub files: u64,
@@ -91,6 +91,9 @@ struct Inner {
     files: Files,
     ahead: ReadAhead,
 }
+
+/// What `statfs` counts in.
+const STATFS_BLOCK_BYTES: u32 = 4096;
 
 /// The longest name that Linux takes (`NAME_MAX`). Longer ones in a backup are not shown: a kernel would refuse the whole
 /// directory.
@@ -296,7 +299,10 @@ impl Vfs {
     #[must_use]
     pub fn statfs(&self) -> StatFs {
         let files = self.inner.state.lock().table.len();
-        StatFs { block_bytes: 4096, blocks: 0, files: files.into(), name_bytes: 255 }
+        let stored_bytes =
+            self.inner.sources.iter().fold(0_u64, |sum, source| sum.saturating_add(source.stored_bytes()));
+        let blocks = stored_bytes.div_ceil(STATFS_BLOCK_BYTES.into());
+        StatFs { block_bytes: STATFS_BLOCK_BYTES, blocks, files: files.into(), name_bytes: 255 }
     }
 
     /// Resolves a path from the root, without following symbolic links; counts one lookup of what it returns.

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-use super::{STARTUP, Server, http1, sigv4, tool, wait_for};
+use super::{Certificates, Server, http1, sigv4, tool};
+use crate::mounted::wait_for;
 
 /// MinIO on an empty folder.
 #[derive(Debug)]
 pub struct Minio {
     server: Server,
     folder: tempfile::TempDir,
+    tls: bool,
 }
 
 const USER: &str = "stash-test-root";
@@ -21,7 +22,20 @@ const PASSWORD: &str = "stash-test-secret";
 impl Minio {
     /// Starts it and waits until it serves.
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// Starts it with TLS and one of the certificates.
+    pub fn start_tls(certificates: &Certificates, name: &str) -> Self {
+        Self::start_with(Some((certificates, name)))
+    }
+
+    fn start_with(tls: Option<(&Certificates, &str)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let certs_dir = folder.path().join("certs");
+        if let Some((certificates, name)) = tls {
+            certificates.copy_for_minio(name, &certs_dir);
+        }
         let program = tool("minio");
         let server = Server::start("minio", |port| {
             let mut command = Command::new(&program);
@@ -29,6 +43,8 @@ impl Minio {
                 .args(["server", "--quiet", "--address", &format!("127.0.0.1:{port}"), "--console-address"])
                 .arg(format!("127.0.0.1:{}", super::free_port()))
                 .arg(folder.path().join("data"))
+                .arg("--certs-dir")
+                .arg(&certs_dir)
                 .env_clear()
                 .env("HOME", folder.path())
                 .env("MINIO_ROOT_USER", USER)
@@ -37,12 +53,23 @@ impl Minio {
                 .env("MINIO_UPDATE", "off");
             command
         });
-        let minio = Self { server, folder };
-        wait_for("minio is ready", STARTUP, || {
-            let ready = http1::request(minio.address(), "GET", "/minio/health/ready", &[], b"");
+        let minio = Self { server, folder, tls: tls.is_some() };
+        wait_for("minio", || {
+            let ready = minio.request("GET", "/minio/health/ready", &[], b"");
             matches!(ready, Ok((200, _))).then_some(())
         });
         minio
+    }
+
+    fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(String, String)],
+        body: &[u8],
+    ) -> std::io::Result<(u16, Vec<u8>)> {
+        let request = if self.tls { http1::request_tls } else { http1::request };
+        request(self.address(), method, path, headers, body)
     }
 
     /// Where it listens.
@@ -59,9 +86,9 @@ impl Minio {
     pub fn create_bucket(&self, bucket: &str) {
         let host = self.address().to_string();
         let path = format!("/{bucket}");
-        wait_for("a bucket is made", Duration::from_secs(30), || {
+        wait_for("a bucket", || {
             let headers = sigv4::sign((USER, PASSWORD), "s3", ("PUT", &host, &path), b"");
-            let (status, body) = http1::request(self.address(), "PUT", &path, &headers, b"").ok()?;
+            let (status, body) = self.request("PUT", &path, &headers, b"").ok()?;
             // A server that has just started says 503 for a moment.
             assert!(matches!(status, 200 | 503), "status {status}: {}", String::from_utf8_lossy(&body));
             (status == 200).then_some(())
@@ -70,7 +97,8 @@ impl Minio {
 
     /// restic's address of a folder in a bucket.
     pub fn repository(&self, bucket: &str, prefix: &str) -> String {
-        Self::repository_at(self.address(), bucket, prefix)
+        let plain = Self::repository_at(self.address(), bucket, prefix);
+        if self.tls { plain.replacen("http:", "https:", 1) } else { plain }
     }
 
     /// The same through a proxy at another address.
@@ -94,7 +122,7 @@ impl Minio {
         let host = self.address().to_string();
         let mut headers = sigv4::sign((USER, PASSWORD), "sts", ("POST", &host, "/"), body.as_bytes());
         headers.push(("Content-Type".to_owned(), "application/x-www-form-urlencoded".to_owned()));
-        let (status, answer) = http1::request(self.address(), "POST", "/", &headers, body.as_bytes()).unwrap();
+        let (status, answer) = self.request("POST", "/", &headers, body.as_bytes()).unwrap();
         let answer = String::from_utf8(answer).unwrap();
         assert_eq!(status, 200, "{answer}");
         let field = |name: &str| {

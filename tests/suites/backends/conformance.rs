@@ -7,7 +7,8 @@ use bytes::Bytes;
 use stash_repo::backend::memory::MemoryBackend;
 use stash_repo::backend::{Backend, ConnectOptions, FileKind, ListEntry, Location, Retry, connect};
 use stash_repo::{BackendErrorKind, Id};
-use stash_tests::servers::{Minio, RcloneServer, Sshd, wait_for};
+use stash_tests::mounted::wait_for;
+use stash_tests::servers::{Minio, RcloneServer, Sshd};
 
 async fn reach(address: &str, options: &ConnectOptions) -> Arc<dyn Backend> {
     connect(&Location::parse(address).unwrap(), options).await.unwrap()
@@ -119,13 +120,7 @@ async fn rclone_over_stdio_is_started_again_and_ends_with_the_backend() {
     conform(&backend).await;
     assert!(options.metrics.backend_retries.get() == 0);
 
-    let first = Process::of(&pid);
-    first.kill();
-    assert_eq!(backend.read_full(FileKind::Config, &Id::default(), 100).await.unwrap(), "config");
-    let second = Process::of(&pid);
-    assert_ne!(first.pid, second.pid);
-    drop(backend);
-    wait_for("rclone has ended", Duration::from_secs(10), || second.has_ended().then_some(()));
+    is_started_again_and_ends_with_the_backend(backend, &pid).await;
 }
 
 #[tokio::test]
@@ -160,13 +155,7 @@ async fn sftp_through_a_command() {
     assert_eq!(keys.len(), 4);
     assert!(keys.iter().all(|key| key.metadata().unwrap().permissions().mode() & 0o777 == 0o400));
 
-    let first = Process::of(&pid);
-    first.kill();
-    assert_eq!(backend.read_full(FileKind::Config, &Id::default(), 100).await.unwrap(), "config");
-    let second = Process::of(&pid);
-    assert_ne!(first.pid, second.pid);
-    drop(backend);
-    wait_for("the program has ended", Duration::from_secs(10), || second.has_ended().then_some(()));
+    is_started_again_and_ends_with_the_backend(backend, &pid).await;
 }
 
 #[tokio::test]
@@ -208,6 +197,18 @@ async fn root_sftp_through_ssh() {
     let error = reach(&sshd.repository(dir.path()), &options).await.list(FileKind::Key).await.unwrap_err();
     assert_eq!(error.kind, BackendErrorKind::Unavailable);
     assert!(error.to_string().contains("Host key verification failed"), "{error}");
+}
+
+/// A program that a store is reached through and that left its id: it is started again where it was killed, and does not
+/// outlive the backend.
+async fn is_started_again_and_ends_with_the_backend(backend: Arc<dyn Backend>, pid: &std::path::Path) {
+    let first = Process::of(pid);
+    first.kill();
+    assert_eq!(backend.read_full(FileKind::Config, &Id::default(), 100).await.unwrap(), "config");
+    let second = Process::of(pid);
+    assert_ne!(first.pid, second.pid);
+    drop(backend);
+    wait_for("the end of the program", || second.has_ended().then_some(()));
 }
 
 /// A process that a wrapper left the id of.

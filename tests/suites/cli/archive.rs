@@ -1,6 +1,7 @@
 //! `dump` of directories, unpacked by foreign programs.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use stash_tests::fixture::{make_every_kind, rsync_differences, run};
@@ -13,6 +14,13 @@ fn root_test_tar_unpacks_to_the_same_tree() {
     let source = tempfile::tempdir().unwrap();
     let tree = source.path().join("tree");
     make_every_kind(&tree);
+    for (name, acl) in [("dir", "u:1234:rx,d:u:4321:rwx,d:g:77:r"), ("odd:name", "g:4294967294:rw"), ("one", "m::r")] {
+        if name == "odd:name" {
+            fs::write(tree.join(name), "x").unwrap();
+        }
+        run(Command::new("setfacl").args(["-m", acl]).arg(tree.join(name)));
+    }
+    xattr::set(tree.join("one"), "user.a=b%25=%3D", b"=\n%").unwrap();
     let restic = Restic::init();
     restic.backup([source.path()]);
     let target = tempfile::tempdir().unwrap();
@@ -28,9 +36,16 @@ fn root_test_tar_unpacks_to_the_same_tree() {
     fs::remove_file(tree.join("socket")).unwrap();
     let times = fs::metadata(target.path().join(tree.strip_prefix("/").unwrap())).unwrap().modified().unwrap();
     fs::File::open(&tree).unwrap().set_modified(times).unwrap();
-    // ACLs are not compared: they travel as extended attributes, which GNU tar does not set from an archive; it wants
-    // records of its own (`SCHILY.acl.access`), which `dump` does not write yet.
-    assert_eq!(rsync_differences(&["-aHX"], &tree, &target.path().join(tree.strip_prefix("/").unwrap())), "");
+    let unpacked = target.path().join(tree.strip_prefix("/").unwrap());
+    assert_eq!(rsync_differences(&["-aHAX"], &tree, &unpacked), "");
+    let acls = |root: &Path| {
+        run(Command::new("getfacl").args(["--recursive", "--numeric", "--absolute-names", "."]).current_dir(root))
+    };
+    let expected = acls(&tree);
+    assert!(expected.contains("default:user:4321:rwx") && expected.contains("group:4294967294:rw-"), "{expected}");
+    assert_eq!(acls(&unpacked), expected);
+    let attribute = xattr::get(unpacked.join("one"), "user.a=b%25=%3D").unwrap();
+    assert_eq!(attribute.as_deref(), Some(b"=\n%".as_slice()));
 }
 
 #[test]

@@ -170,6 +170,8 @@ pub(super) fn split_words(text: &str) -> Result<Vec<String>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -227,5 +229,20 @@ mod tests {
         }
         let message = running.failure(&program).at("read", "", "").message;
         assert_eq!(message, "sh ended (exit status: 3): no such section");
+    }
+
+    proptest! {
+        #[test]
+        fn test_any_text_is_words_or_none(text in r#"([a-z '"\\]|\PC)*"#) {
+            if let Ok(words) = split_words(&text) {
+                prop_assert!(words.iter().map(String::len).sum::<usize>() <= text.len());
+            }
+        }
+
+        #[test]
+        fn test_quoted_words_come_out_as_they_went_in(words: Vec<String>) {
+            let quoted: Vec<_> = words.iter().map(|word| format!("'{}'", word.replace('\'', r#"'"'"'"#))).collect();
+            prop_assert_eq!(split_words(&quoted.join(" ")).ok(), Some(words));
+        }
     }
 }

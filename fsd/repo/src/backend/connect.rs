@@ -16,6 +16,7 @@ use super::decorated::retry::Retry;
 use super::decorated::timeout::Timeout;
 use super::error::Failure;
 use super::local::LocalBackend;
+use super::located::{Located, Store};
 use super::location::{Location, RestLocation};
 use super::opendal::services;
 use super::rclone::Rclone;
@@ -44,7 +45,7 @@ pub struct ConnectOptions {
     pub ambient: bool,
     /// restic's `-o key=value`.
     pub extended: BTreeMap<String, String>,
-    /// `--cacert`: PEM files of further roots.
+    /// `--cacert`: PEM files of the roots that are trusted instead of the machine's.
     pub cacert: Vec<PathBuf>,
     /// `--tls-client-cert`: a PEM file with certificate and key.
     pub tls_client_cert: Option<PathBuf>,
@@ -144,9 +145,8 @@ type Reached = (Arc<dyn Backend>, usize, Option<u32>);
 
 async fn reach(location: &Location, options: &ConnectOptions, shown: &str) -> Result<Reached, Failure> {
     let settings = Settings::new(options, location.scheme())?;
-    let shown = shown.to_owned();
     let mut max_attempts = None;
-    let backend: Arc<dyn Backend> = match location {
+    let backend = match location {
         Location::Local { path } => {
             settings.default_layout()?;
             let connections = settings.connections(super::local::DEFAULT_CONNECTIONS)?;
@@ -157,29 +157,35 @@ async fn reach(location: &Location, options: &ConnectOptions, shown: &str) -> Re
         Location::S3 { plain_http, endpoint, bucket, prefix } => {
             let place = services::S3Place { plain_http: *plain_http, endpoint, bucket, prefix };
             max_attempts = settings.number("retries")?;
-            Arc::new(services::s3(&place, &settings, shown)?)
+            located(services::s3(&place, &settings)?, shown)
         }
-        Location::Rest(place) => Arc::new(rest(place, &settings, shown)?),
-        Location::Gcs(place) => Arc::new(services::gcs(place, &settings, shown)?),
-        Location::Azure(place) => Arc::new(services::azure(place, &settings, shown)?),
-        Location::Swift(place) => Arc::new(services::swift(place, &settings, shown).await?),
-        Location::B2(place) => Arc::new(services::b2(place, &settings, shown).await?),
-        Location::Rclone { remote } => Arc::new(RestBackend {
-            http: Arc::new(Rclone::new(remote, &settings)?),
-            url: Url::parse("http://localhost/").map_err(|_| Failure::invalid("rclone's address"))?,
-            authorization: None,
-            location: shown,
-            connections: settings.connections(DEFAULT_REST_CONNECTIONS)?,
-        }),
+        Location::Rest(place) => located(rest(place, &settings)?, shown),
+        Location::Gcs(place) => located(services::gcs(place, &settings)?, shown),
+        Location::Azure(place) => located(services::azure(place, &settings)?, shown),
+        Location::Swift(place) => located(services::swift(place, &settings).await?, shown),
+        Location::B2(place) => located(services::b2(place, &settings).await?, shown),
+        Location::Rclone { remote } => {
+            let rclone = RestBackend {
+                http: Arc::new(Rclone::new(remote, &settings)?),
+                url: Url::parse("http://localhost/").map_err(|_| Failure::invalid("rclone's address"))?,
+                authorization: None,
+                connections: settings.connections(DEFAULT_REST_CONNECTIONS)?,
+            };
+            located(rclone, shown)
+        }
         Location::Sftp { user, host, port, path } => {
-            Arc::new(SftpBackend::new((user.as_deref(), host, *port), path, &settings, shown)?)
+            located(SftpBackend::new((user.as_deref(), host, *port), path, &settings)?, shown)
         }
     };
     let parallel = backend.concurrency();
     Ok((backend, parallel, max_attempts))
 }
 
-fn rest(place: &RestLocation, settings: &Settings<'_>, location: String) -> Result<RestBackend, Failure> {
+fn located(store: impl Store, shown: &str) -> Arc<dyn Backend> {
+    Arc::new(Located::new(store, shown))
+}
+
+fn rest(place: &RestLocation, settings: &Settings<'_>) -> Result<RestBackend, Failure> {
     let connections = settings.connections(DEFAULT_REST_CONNECTIONS)?;
     let client = match &place.unix_socket {
         Some(socket) => super::http::unix_client(settings.options, connections, socket)?,
@@ -194,7 +200,7 @@ fn rest(place: &RestLocation, settings: &Settings<'_>, location: String) -> Resu
         (None, None) => None,
         (username, password) => Some(super::rest::basic(username.unwrap_or(""), password.unwrap_or(""))?),
     };
-    Ok(RestBackend { http: Arc::new(client), url: place.url.clone(), authorization, location, connections })
+    Ok(RestBackend { http: Arc::new(client), url: place.url.clone(), authorization, connections })
 }
 
 impl std::fmt::Debug for ConnectOptions {

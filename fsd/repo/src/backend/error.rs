@@ -49,6 +49,11 @@ impl Failure {
         Self::new(BackendErrorKind::Invalid, Retry::Permanent, message)
     }
 
+    /// A repository is to be made where one is.
+    pub(super) fn taken() -> Self {
+        Self::new(BackendErrorKind::Conflict, Retry::Permanent, "there is a repository already")
+    }
+
     /// No answer, for now.
     pub(super) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(BackendErrorKind::Unavailable, Retry::Temporary, message)

@@ -70,10 +70,6 @@ fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, Failure> {
 }
 
 fn builder(options: &ConnectOptions, connections: usize) -> Result<reqwest::ClientBuilder, Failure> {
-    // reqwest takes the process's provider; another part of the program may have set one already.
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        drop(rustls::crypto::ring::default_provider().install_default());
-    }
     let idle = options.attempt_timeout();
     let mut builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
@@ -87,39 +83,11 @@ fn builder(options: &ConnectOptions, connections: usize) -> Result<reqwest::Clie
         .tcp_keepalive(Duration::from_secs(15))
         .pool_idle_timeout(Duration::from_secs(60))
         .pool_max_idle_per_host(connections)
-        .tls_danger_accept_invalid_certs(options.insecure_tls);
+        .tls_backend_preconfigured(super::tls::config(options)?);
     for proxy in proxies(&options.environment)? {
         builder = builder.proxy(proxy);
     }
-    let mut roots = Vec::new();
-    for path in &options.cacert {
-        let pem = read_file("--cacert", path)?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&pem)
-            .map_err(|_| Failure::invalid(format!("--cacert {}: not a PEM file of certificates", path.display())))?;
-        if certificates.is_empty() {
-            return Err(Failure::invalid(format!("--cacert {}: holds no certificate", path.display())));
-        }
-        roots.extend(certificates);
-    }
-    if !roots.is_empty() {
-        // restic: the given files replace the system's roots.
-        builder = builder.tls_certs_only(roots);
-    }
-    if let Some(path) = &options.tls_client_cert {
-        let pem = read_file("--tls-client-cert", path)?;
-        let identity = reqwest::Identity::from_pem(&pem).map_err(|_| {
-            Failure::invalid(format!(
-                "--tls-client-cert {}: not a PEM file with a certificate and its key",
-                path.display()
-            ))
-        })?;
-        builder = builder.identity(identity);
-    }
     Ok(builder)
-}
-
-fn read_file(option: &str, path: &std::path::Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|error| Failure::invalid(format!("{option} {}: {error}", path.display())))
 }
 
 /// The proxies that the usual variables name, in both cases of letters; loopback is never proxied.
@@ -155,9 +123,8 @@ pub(super) fn failure(error: reqwest::Error) -> Failure {
 
 /// As [`failure`], for an error that was stripped of its URL.
 pub(super) fn classify(error: &reqwest::Error) -> Failure {
-    if is_bad_certificate(error) {
-        let message = format!("no trust in the server: {}; see --cacert", root_cause(error));
-        return Failure::new(BackendErrorKind::Unavailable, Retry::Permanent, message);
+    if let Some(failure) = tls_error(error).and_then(super::tls::failure) {
+        return failure;
     }
     if error.is_timeout() {
         return Failure::unavailable("the server did not answer in time");
@@ -166,23 +133,24 @@ pub(super) fn classify(error: &reqwest::Error) -> Failure {
     Failure::unavailable(format!("{what}: {}", root_cause(error)))
 }
 
-fn is_bad_certificate(error: &reqwest::Error) -> bool {
-    sources(error).any(|source| {
+/// Finds what TLS failed of, however deep it is wrapped.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(tls) = error.downcast_ref() {
+            return Some(tls);
+        }
         // std's io::Error shows the cause of what it wraps, not what it wraps.
-        let inner = source.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = source.downcast_ref::<rustls::Error>().or_else(|| inner.and_then(|inner| inner.downcast_ref()));
-        matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
-    })
-}
-
-fn sources<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
+        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    None
 }
 
 fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    sources(error).last().map(ToString::to_string).unwrap_or_default()
+    std::iter::successors(Some(error), |error| error.source()).last().map(ToString::to_string).unwrap_or_default()
 }
 
 /// What a status other than success means.

@@ -215,7 +215,7 @@ impl Inner {
 
     fn create(&self) -> Result<(), Failure> {
         if fs::exists(self.root.join("config"))? {
-            return Err(Failure::new(BackendErrorKind::Conflict, Retry::Permanent, "there is a repository already"));
+            return Err(Failure::taken());
         }
         let (mode, _) = self.modes();
         for kind in FileKind::LISTED {

@@ -99,8 +99,7 @@ impl Backend for MemoryBackend {
 
     async fn create(&self) -> BackendResult<()> {
         if self.files.lock().contains_key(&(FileKind::Config, Id::default())) {
-            let failure = Failure::new(BackendErrorKind::Conflict, Retry::Permanent, "there is a repository already");
-            return Err(failure.at("create", "repository", LOCATION));
+            return Err(Failure::taken().at("create", "repository", LOCATION));
         }
         Ok(())
     }

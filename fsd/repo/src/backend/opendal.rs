@@ -13,9 +13,10 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use opendal::{ErrorKind, Operator};
 
-use super::error::{Failure, range_len, target};
+use super::error::Failure;
 use super::http::{Body, collect, collect_exact, status_failure};
-use super::{Backend, BackendErrorKind, BackendResult, FileKind, ListEntry, Retry};
+use super::located::Store;
+use super::{BackendErrorKind, FileKind, ListEntry, Retry};
 use crate::id::Id;
 
 pub(super) mod b2;
@@ -37,28 +38,10 @@ pub(super) struct OpendalBackend {
     pub(super) operator: Operator,
     /// Writes packs, where they go to another storage class than the rest.
     pub(super) packs: Option<Operator>,
-    pub(super) location: String,
     pub(super) connections: usize,
 }
 
 impl OpendalBackend {
-    async fn try_list(&self, kind: FileKind) -> Result<Vec<ListEntry>, Failure> {
-        let folder = format!("{}/", kind.dirname());
-        let list = async {
-            let mut lister = self.operator.lister_with(&folder).recursive(true).await?;
-            let mut entries = Vec::new();
-            while let Some(entry) = lister.try_next().await? {
-                let Ok(id) = entry.name().parse::<Id>() else { continue };
-                // A pack in the wrong folder cannot be read again; restic's rule for all layouts.
-                if entry.path() == kind.path(&id) {
-                    entries.push(ListEntry { id, len_bytes: entry.metadata().content_length() });
-                }
-            }
-            Ok(entries)
-        };
-        bounded(Bounds::each(MAX_PAGE_BYTES), list).await.map_err(failure)
-    }
-
     async fn body(&self, path: &str, range: Option<Range<u64>>) -> opendal::Result<Body> {
         let reader = self.operator.reader(path).await?;
         let stream = match range {
@@ -67,30 +50,6 @@ impl OpendalBackend {
         };
         let chunks = stream.map_ok(|buffer| futures::stream::iter(buffer.map(Ok))).try_flatten();
         Ok(Box::pin(chunks.map_err(|error| failure((error, transport::seen())))))
-    }
-
-    async fn try_read_full(&self, kind: FileKind, id: &Id, limit_bytes: u64) -> Result<Bytes, Failure> {
-        let read = async {
-            let body = self.body(&kind.path(id), None).await?;
-            Ok(collect(body, 0, limit_bytes).await)
-        };
-        let bytes = bounded(Bounds::each(limit_bytes.saturating_add(SLACK_BYTES)), read).await.map_err(failure)??;
-        bytes.ok_or_else(|| Failure::too_long(limit_bytes))
-    }
-
-    async fn try_read_range(&self, kind: FileKind, id: &Id, range: Range<u64>) -> Result<Bytes, Failure> {
-        let len_bytes = range_len(&range)?;
-        if len_bytes == 0 {
-            return Ok(Bytes::new());
-        }
-        let read = async {
-            let end = range.end;
-            let body = self.body(&kind.path(id), Some(range)).await?;
-            let read = collect_exact(body, len_bytes).await;
-            let beyond = read.is_err() && transport::seen().total_len.is_some_and(|total| total < end);
-            Ok(if beyond { Err(Failure::ends_before(end)) } else { read })
-        };
-        bounded(Bounds::each(len_bytes.saturating_add(SLACK_BYTES)), read).await.map_err(failure)?
     }
 }
 
@@ -133,67 +92,72 @@ fn failure((error, seen): (opendal::Error, transport::Seen)) -> Failure {
 }
 
 #[async_trait]
-impl Backend for OpendalBackend {
-    fn location(&self) -> &str {
-        &self.location
-    }
-
+impl Store for OpendalBackend {
     fn concurrency(&self) -> usize {
         self.connections
     }
 
-    fn is_remote(&self) -> bool {
-        true
+    async fn list(&self, kind: FileKind) -> Result<Vec<ListEntry>, Failure> {
+        let folder = format!("{}/", kind.dirname());
+        let list = async {
+            let mut lister = self.operator.lister_with(&folder).recursive(true).await?;
+            let mut entries = Vec::new();
+            while let Some(entry) = lister.try_next().await? {
+                let Ok(id) = entry.name().parse::<Id>() else { continue };
+                // A pack in the wrong folder cannot be read again; restic's rule for all layouts.
+                if entry.path() == kind.path(&id) {
+                    entries.push(ListEntry { id, len_bytes: entry.metadata().content_length() });
+                }
+            }
+            Ok(entries)
+        };
+        bounded(Bounds::each(MAX_PAGE_BYTES), list).await.map_err(failure)
     }
 
-    async fn list(&self, kind: FileKind) -> BackendResult<Vec<ListEntry>> {
-        self.try_list(kind).await.map_err(|failure| failure.at("list", kind.dirname(), &self.location))
+    async fn read_full(&self, kind: FileKind, id: &Id, limit_bytes: u64) -> Result<Bytes, Failure> {
+        let read = async {
+            let body = self.body(&kind.path(id), None).await?;
+            Ok(collect(body, 0, limit_bytes).await)
+        };
+        let bytes = bounded(Bounds::each(limit_bytes.saturating_add(SLACK_BYTES)), read).await.map_err(failure)??;
+        bytes.ok_or_else(|| Failure::too_long(limit_bytes))
     }
 
-    async fn read_full(&self, kind: FileKind, id: &Id, limit_bytes: u64) -> BackendResult<Bytes> {
-        let read = self.try_read_full(kind, id, limit_bytes).await;
-        read.map_err(|failure| failure.at("read", target(kind, id), &self.location))
+    async fn read_range(&self, kind: FileKind, id: &Id, offset: u64, len_bytes: u64) -> Result<Bytes, Failure> {
+        let read = async {
+            let end = offset.saturating_add(len_bytes);
+            let body = self.body(&kind.path(id), Some(offset..end)).await?;
+            let read = collect_exact(body, len_bytes).await;
+            let beyond = read.is_err() && transport::seen().total_len.is_some_and(|total| total < end);
+            Ok(if beyond { Err(Failure::ends_before(end)) } else { read })
+        };
+        bounded(Bounds::each(len_bytes.saturating_add(SLACK_BYTES)), read).await.map_err(failure)?
     }
 
-    async fn read_range(&self, kind: FileKind, id: &Id, range: Range<u64>) -> BackendResult<Bytes> {
-        let read = self.try_read_range(kind, id, range).await;
-        read.map_err(|failure| failure.at("read", target(kind, id), &self.location))
-    }
-
-    async fn write(&self, kind: FileKind, id: &Id, content: Bytes) -> BackendResult<()> {
+    async fn write(&self, kind: FileKind, id: &Id, content: Bytes) -> Result<(), Failure> {
         let operator = self.packs.as_ref().filter(|_| kind == FileKind::Pack).unwrap_or(&self.operator);
         let path = kind.path(id);
         let written = bounded(Bounds::each(MAX_PAGE_BYTES), operator.write(&path, content)).await;
-        written.map(drop).map_err(|error| failure(error).at("write", target(kind, id), &self.location))
+        written.map(drop).map_err(failure)
     }
 
-    async fn remove(&self, kind: FileKind, id: &Id) -> BackendResult<()> {
+    async fn remove(&self, kind: FileKind, id: &Id) -> Result<(), Failure> {
         let path = kind.path(id);
-        let removed = bounded(Bounds::each(MAX_PAGE_BYTES), self.operator.delete(&path)).await;
-        match removed.map_err(|error| failure(error).at("remove", target(kind, id), &self.location)) {
-            Err(error) if error.kind == BackendErrorKind::NotFound => Ok(()),
-            result => result,
-        }
+        bounded(Bounds::each(MAX_PAGE_BYTES), self.operator.delete(&path)).await.map_err(failure)
     }
 
-    async fn create(&self) -> BackendResult<()> {
+    async fn create(&self) -> Result<(), Failure> {
         // A bucket has no folders to make. That it is there is shown by asking for the file that must not be.
         match self.read_full(FileKind::Config, &Id::default(), 64 << 10).await {
-            Err(error) if error.kind == BackendErrorKind::NotFound => {
-                let keys = self.try_list(FileKind::Key).await;
-                keys.map(drop).map_err(|mut failure| {
-                    if failure.is(BackendErrorKind::NotFound) {
-                        failure.append("; make the bucket or container first");
-                    }
-                    failure.at("create", "repository", &self.location)
-                })
-            }
-            Err(error) => Err(error),
-            Ok(_) => {
-                let failure =
-                    Failure::new(BackendErrorKind::Conflict, Retry::Permanent, "there is a repository already");
-                Err(failure.at("create", "repository", &self.location))
-            }
+            Err(failure) if failure.is(BackendErrorKind::NotFound) => {}
+            Err(failure) => return Err(failure),
+            Ok(_) => return Err(Failure::taken()),
         }
+        self.list(FileKind::Key).await.map(drop).map_err(|mut failure| {
+            if failure.is(BackendErrorKind::NotFound) {
+                failure.append("; make the bucket or container first");
+            }
+            failure
+        })
     }
 }

@@ -5,7 +5,6 @@
 //!
 //! Source: restic, `doc/REST_backend.rst`.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -16,9 +15,10 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RANGE, S
 use http::{HeaderValue, Method, Request, StatusCode};
 use url::Url;
 
-use super::error::{Failure, range_len, target};
+use super::error::Failure;
 use super::http::{Answer, Http, collect, collect_exact, status_failure, total_len};
-use super::{Backend, BackendErrorKind, BackendResult, FileKind, ListEntry, Retry};
+use super::located::Store;
+use super::{BackendErrorKind, FileKind, ListEntry, Retry};
 use crate::id::Id;
 
 /// The media type that asks for lists with lengths.
@@ -37,7 +37,6 @@ pub(super) struct RestBackend {
     /// The repository's URL; ends in a slash.
     pub(super) url: Url,
     pub(super) authorization: Option<HeaderValue>,
-    pub(super) location: String,
     pub(super) connections: usize,
 }
 
@@ -86,7 +85,38 @@ impl RestBackend {
         Ok(())
     }
 
-    async fn try_list(&self, kind: FileKind) -> Result<Vec<ListEntry>, Failure> {
+    async fn stat(&self, kind: FileKind, id: &Id) -> Result<u64, Failure> {
+        let answer = self.send(self.request(Method::HEAD, &path(kind, id))?, Bytes::new()).await?;
+        if !answer.status.is_success() {
+            return Err(status_failure(answer.status));
+        }
+        let length = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        length.ok_or_else(|| Failure::short("the server does not tell the length of a file"))
+    }
+}
+
+fn parse_list<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<Vec<T>, Failure> {
+    // restic's own server says `null` for an empty folder.
+    let list: Option<Vec<T>> =
+        serde_json::from_slice(body).map_err(|_| Failure::short("the list is not what the protocol says"))?;
+    Ok(list.unwrap_or_default())
+}
+
+/// The path of a file in the protocol: packs lie in no folders of two digits.
+fn path(kind: FileKind, id: &Id) -> String {
+    match kind {
+        FileKind::Config => "config".to_owned(),
+        kind => format!("{}/{id}", kind.dirname()),
+    }
+}
+
+#[async_trait]
+impl Store for RestBackend {
+    fn concurrency(&self) -> usize {
+        self.connections
+    }
+
+    async fn list(&self, kind: FileKind) -> Result<Vec<ListEntry>, Failure> {
         let request = self.request(Method::GET, &format!("{}/", kind.dirname()))?.header(ACCEPT, V2);
         let answer = self.send(request, Bytes::new()).await?;
         // rclone cannot make folders and answers so for an empty one (restic, `internal/backend/rest`). From another
@@ -114,16 +144,7 @@ impl RestBackend {
             .await
     }
 
-    async fn stat(&self, kind: FileKind, id: &Id) -> Result<u64, Failure> {
-        let answer = self.send(self.request(Method::HEAD, &path(kind, id))?, Bytes::new()).await?;
-        if !answer.status.is_success() {
-            return Err(status_failure(answer.status));
-        }
-        let length = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        length.ok_or_else(|| Failure::short("the server does not tell the length of a file"))
-    }
-
-    async fn try_read_full(&self, kind: FileKind, id: &Id, limit_bytes: u64) -> Result<Bytes, Failure> {
+    async fn read_full(&self, kind: FileKind, id: &Id, limit_bytes: u64) -> Result<Bytes, Failure> {
         let answer = self.send(self.request(Method::GET, &path(kind, id))?, Bytes::new()).await?;
         if answer.status != StatusCode::OK {
             return Err(status_failure(answer.status));
@@ -142,18 +163,15 @@ impl RestBackend {
         }
     }
 
-    async fn try_read_range(&self, kind: FileKind, id: &Id, range: Range<u64>) -> Result<Bytes, Failure> {
-        let len_bytes = range_len(&range)?;
-        if len_bytes == 0 {
-            return Ok(Bytes::new());
-        }
+    async fn read_range(&self, kind: FileKind, id: &Id, offset: u64, len_bytes: u64) -> Result<Bytes, Failure> {
+        let end = offset.saturating_add(len_bytes);
         let request = self
             .request(Method::GET, &path(kind, id))?
-            .header(RANGE, format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
+            .header(RANGE, format!("bytes={offset}-{}", end.saturating_sub(1)));
         let answer = self.send(request, Bytes::new()).await?;
         match answer.status {
-            StatusCode::PARTIAL_CONTENT if total_len(&answer.headers).is_some_and(|total| total < range.end) => {
-                Err(Failure::ends_before(range.end))
+            StatusCode::PARTIAL_CONTENT if total_len(&answer.headers).is_some_and(|total| total < end) => {
+                Err(Failure::ends_before(end))
             }
             StatusCode::PARTIAL_CONTENT => collect_exact(answer.body, len_bytes).await,
             // The whole file is never read for a piece of it.
@@ -165,85 +183,27 @@ impl RestBackend {
             status => Err(status_failure(status)),
         }
     }
-}
 
-fn parse_list<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<Vec<T>, Failure> {
-    // restic's own server says `null` for an empty folder.
-    let list: Option<Vec<T>> =
-        serde_json::from_slice(body).map_err(|_| Failure::short("the list is not what the protocol says"))?;
-    Ok(list.unwrap_or_default())
-}
-
-/// The path of a file in the protocol: packs lie in no folders of two digits.
-fn path(kind: FileKind, id: &Id) -> String {
-    match kind {
-        FileKind::Config => "config".to_owned(),
-        kind => format!("{}/{id}", kind.dirname()),
-    }
-}
-
-#[async_trait]
-impl Backend for RestBackend {
-    fn location(&self) -> &str {
-        &self.location
+    async fn write(&self, kind: FileKind, id: &Id, content: Bytes) -> Result<(), Failure> {
+        let request = self.request(Method::POST, &path(kind, id))?;
+        self.done(request.header(CONTENT_TYPE, "application/octet-stream").header(ACCEPT, V2), content).await
     }
 
-    fn concurrency(&self) -> usize {
-        self.connections
+    async fn remove(&self, kind: FileKind, id: &Id) -> Result<(), Failure> {
+        self.done(self.request(Method::DELETE, &path(kind, id))?, Bytes::new()).await
     }
 
-    fn is_remote(&self) -> bool {
-        true
-    }
-
-    async fn list(&self, kind: FileKind) -> BackendResult<Vec<ListEntry>> {
-        self.try_list(kind).await.map_err(|failure| failure.at("list", kind.dirname(), &self.location))
-    }
-
-    async fn read_full(&self, kind: FileKind, id: &Id, limit_bytes: u64) -> BackendResult<Bytes> {
-        let read = self.try_read_full(kind, id, limit_bytes).await;
-        read.map_err(|failure| failure.at("read", target(kind, id), &self.location))
-    }
-
-    async fn read_range(&self, kind: FileKind, id: &Id, range: Range<u64>) -> BackendResult<Bytes> {
-        let read = self.try_read_range(kind, id, range).await;
-        read.map_err(|failure| failure.at("read", target(kind, id), &self.location))
-    }
-
-    async fn write(&self, kind: FileKind, id: &Id, content: Bytes) -> BackendResult<()> {
-        let write = async {
-            let request = self.request(Method::POST, &path(kind, id))?;
-            self.done(request.header(CONTENT_TYPE, "application/octet-stream").header(ACCEPT, V2), content).await
-        };
-        write.await.map_err(|failure| failure.at("write", target(kind, id), &self.location))
-    }
-
-    async fn remove(&self, kind: FileKind, id: &Id) -> BackendResult<()> {
-        let remove = async { self.done(self.request(Method::DELETE, &path(kind, id))?, Bytes::new()).await };
-        match remove.await.map_err(|failure| failure.at("remove", target(kind, id), &self.location)) {
-            Err(error) if error.kind == BackendErrorKind::NotFound => Ok(()),
-            result => result,
+    async fn create(&self) -> Result<(), Failure> {
+        let config = self.send(self.request(Method::HEAD, "config")?, Bytes::new()).await?;
+        if config.status.is_success() {
+            return Err(Failure::taken());
         }
-    }
-
-    async fn create(&self) -> BackendResult<()> {
-        let create = async {
-            let config = self.send(self.request(Method::HEAD, "config")?, Bytes::new()).await?;
-            if config.status.is_success() {
-                return Err(Failure::new(
-                    BackendErrorKind::Conflict,
-                    Retry::Permanent,
-                    "there is a repository already",
-                ));
-            }
-            let mut url = self.url.clone();
-            url.set_query(Some("create=true"));
-            let mut request = Request::builder().method(Method::POST).uri(url.as_str());
-            if let Some(value) = &self.authorization {
-                request = request.header(AUTHORIZATION, value);
-            }
-            self.done(request, Bytes::new()).await
-        };
-        create.await.map_err(|failure| failure.at("create", "repository", &self.location))
+        let mut url = self.url.clone();
+        url.set_query(Some("create=true"));
+        let mut request = Request::builder().method(Method::POST).uri(url.as_str());
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value);
+        }
+        self.done(request, Bytes::new()).await
     }
 }

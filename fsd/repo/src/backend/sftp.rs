@@ -9,7 +9,6 @@
 //!
 //! Source: restic, `internal/backend/sftp`; the protocol is draft-ietf-secsh-filexfer-02 with OpenSSH's extensions.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +18,10 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::Mutex;
 
 use super::child::{Program, split_words};
-use super::error::{Failure, range_len, target};
+use super::error::Failure;
+use super::located::Store;
 use super::settings::Settings;
-use super::{Backend, BackendErrorKind, BackendResult, FileKind, ListEntry, Retry};
+use super::{BackendErrorKind, FileKind, ListEntry};
 use crate::id::Id;
 
 mod session;
@@ -39,7 +39,6 @@ const PARALLEL_FOLDERS: usize = 16;
 pub(super) struct SftpBackend {
     program: Program,
     root: String,
-    location: String,
     connections: usize,
     request_timeout: Duration,
     session: Mutex<Option<Arc<Session>>>,
@@ -54,7 +53,6 @@ impl SftpBackend {
         (user, host, port): (Option<&str>, &str, Option<u16>),
         path: &str,
         settings: &Settings<'_>,
-        location: String,
     ) -> Result<Self, Failure> {
         settings.default_layout()?;
         let words = match (settings.option("command"), settings.option("args")) {
@@ -76,7 +74,6 @@ impl SftpBackend {
         Ok(Self {
             program: Program::new(words, settings.options, false),
             root: path.to_owned(),
-            location,
             connections: settings.connections(DEFAULT_CONNECTIONS)?,
             // Shorter than an attempt, so that a session which hangs is known for one and replaced.
             request_timeout: settings.options.attempt_timeout().mul_f32(0.8),
@@ -143,7 +140,7 @@ impl SftpBackend {
     async fn try_write(&self, session: &Session, kind: FileKind, id: &Id, content: &Bytes) -> Result<(), Failed> {
         let path = self.path(kind, id);
         if kind == FileKind::Config && session.len(&path).await?.is_some() {
-            return Err(Failed::Answered(conflict()));
+            return Err(Failed::Answered(Failure::taken()));
         }
         let temp = format!("{path}-tmp-{:016x}", rand::random::<u64>());
         let written = session.write_new(&temp, content).await;
@@ -169,7 +166,7 @@ impl SftpBackend {
 
     async fn try_create(&self, session: &Session) -> Result<(), Failed> {
         if session.len(&self.below("config")).await?.is_some() {
-            return Err(Failed::Answered(conflict()));
+            return Err(Failed::Answered(Failure::taken()));
         }
         make_folders(session, &self.root).await?;
         for kind in FileKind::LISTED {
@@ -200,10 +197,6 @@ async fn make_folders(session: &Session, path: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-fn conflict() -> Failure {
-    Failure::new(BackendErrorKind::Conflict, Retry::Permanent, "there is a repository already")
-}
-
 /// The files whose names are ids.
 fn files(list: Vec<(String, Option<u64>)>, prefix: &str) -> Result<Vec<ListEntry>, Failed> {
     let entry = |(name, len_bytes): (String, Option<u64>)| {
@@ -217,52 +210,35 @@ fn files(list: Vec<(String, Option<u64>)>, prefix: &str) -> Result<Vec<ListEntry
 }
 
 #[async_trait]
-impl Backend for SftpBackend {
-    fn location(&self) -> &str {
-        &self.location
-    }
-
+impl Store for SftpBackend {
     fn concurrency(&self) -> usize {
         self.connections
     }
 
-    fn is_remote(&self) -> bool {
-        true
+    async fn list(&self, kind: FileKind) -> Result<Vec<ListEntry>, Failure> {
+        self.on_session(|session| async move { self.try_list(&session, kind).await }).await
     }
 
-    async fn list(&self, kind: FileKind) -> BackendResult<Vec<ListEntry>> {
-        let list = self.on_session(|session| async move { self.try_list(&session, kind).await }).await;
-        list.map_err(|failure| failure.at("list", kind.dirname(), &self.location))
-    }
-
-    async fn read_full(&self, kind: FileKind, id: &Id, limit_bytes: u64) -> BackendResult<Bytes> {
+    async fn read_full(&self, kind: FileKind, id: &Id, limit_bytes: u64) -> Result<Bytes, Failure> {
         let path = self.path(kind, id);
-        let read = self.on_session(|session| async move { session.read_full(&path, limit_bytes).await });
-        read.await.map_err(|failure| failure.at("read", target(kind, id), &self.location))
+        self.on_session(|session| async move { session.read_full(&path, limit_bytes).await }).await
     }
 
-    async fn read_range(&self, kind: FileKind, id: &Id, range: Range<u64>) -> BackendResult<Bytes> {
-        let read = async {
-            let len_bytes = range_len(&range)?;
-            let path = self.path(kind, id);
-            self.on_session(|session| async move { session.read_range(&path, range.start, len_bytes).await }).await
-        };
-        read.await.map_err(|failure| failure.at("read", target(kind, id), &self.location))
-    }
-
-    async fn write(&self, kind: FileKind, id: &Id, content: Bytes) -> BackendResult<()> {
-        let write = self.on_session(|session| async move { self.try_write(&session, kind, id, &content).await });
-        write.await.map_err(|failure| failure.at("write", target(kind, id), &self.location))
-    }
-
-    async fn remove(&self, kind: FileKind, id: &Id) -> BackendResult<()> {
+    async fn read_range(&self, kind: FileKind, id: &Id, offset: u64, len_bytes: u64) -> Result<Bytes, Failure> {
         let path = self.path(kind, id);
-        let remove = self.on_session(|session| async move { session.remove(&path).await });
-        remove.await.map_err(|failure| failure.at("remove", target(kind, id), &self.location))
+        self.on_session(|session| async move { session.read_range(&path, offset, len_bytes).await }).await
     }
 
-    async fn create(&self) -> BackendResult<()> {
-        let create = self.on_session(|session| async move { self.try_create(&session).await });
-        create.await.map_err(|failure| failure.at("create", "repository", &self.location))
+    async fn write(&self, kind: FileKind, id: &Id, content: Bytes) -> Result<(), Failure> {
+        self.on_session(|session| async move { self.try_write(&session, kind, id, &content).await }).await
+    }
+
+    async fn remove(&self, kind: FileKind, id: &Id) -> Result<(), Failure> {
+        let path = self.path(kind, id);
+        self.on_session(|session| async move { session.remove(&path).await }).await
+    }
+
+    async fn create(&self) -> Result<(), Failure> {
+        self.on_session(|session| async move { self.try_create(&session).await }).await
     }
 }

@@ -25,7 +25,7 @@ use super::unit::{self, Paid, Unit, Work};
 use super::window::Windows;
 use super::{BlobData, BlobKind, BlobsConfig, Locate};
 use crate::backend::Backend;
-use crate::budget::{Budget, Grant, Reclaim, cgroup};
+use crate::budget::{Budget, Grant, Reclaim};
 use crate::cache::disk::DiskCache;
 use crate::crypto::MasterKey;
 use crate::error::{RepoError, RepoResult};
@@ -111,8 +111,7 @@ impl Reclaim for GiveBack {
 
 impl Engine {
     pub(super) fn new(config: BlobsConfig) -> RepoResult<Arc<Self>> {
-        let limit_bytes = cgroup::cap_bytes(config.memory_bytes, cgroup::memory_limit_bytes());
-        let budget = Budget::new(limit_bytes, Arc::clone(&config.metrics));
+        let budget = Budget::new(config.memory_bytes, Arc::clone(&config.metrics));
         let limit_bytes = budget.limit_bytes();
         // Half for what was decoded. The rest is what moves: a stream over a network at 200 MB/s with 20 ms of latency has
         // some 16 MiB in flight and in decoding.

@@ -12,7 +12,7 @@ use super::engine::Engine;
 use super::flight::{Flight, Ticket};
 use super::unit::local_bytes;
 use super::{BlobData, BlobKind};
-use crate::backend::BackendErrorKind;
+use crate::backend::{BackendErrorKind, Retry};
 use crate::budget::Grant;
 use crate::error::{RepoError, RepoResult};
 use crate::index::BlobLocation;
@@ -44,7 +44,13 @@ impl Engine {
         let mut last = error;
         let mut tried = Vec::new();
         if let Some(order) = order {
-            tracing::debug!(error = %last, blob = %flight.id.0.short(), "a blob is tried again elsewhere");
+            match &last {
+                // All tries took as long as a reader waits: he is told that time is over, and nobody else would say of what.
+                RepoError::Backend(error) if error.retry == Retry::Temporary => {
+                    tracing::warn!(%error, blob = %flight.id.0.short(), "a blob is tried again after a deadline");
+                }
+                error => tracing::debug!(%error, blob = %flight.id.0.short(), "a blob is tried again elsewhere"),
+            }
             self.windows.forget(&order.location);
             self.disk.remove(&order.id);
             tried.push(order.location);

@@ -15,13 +15,14 @@ pub fn memory_limit_bytes() -> Option<u64> {
     limit_below(&fs::read_to_string("/proc/self/cgroup").ok()?, Path::new("/sys/fs/cgroup"))
 }
 
-/// Returns the share of a control group's limit that buffers may take, or `wanted_bytes` if that is less.
+/// Returns what each of the repositories of a process may take of `wanted_bytes`, so that all together stay within them and
+/// within their share of a control group's limit.
 ///
-/// Half: the rest is for the index, directories, stacks, the kernel's page cache of our files and the allocator's slack.
+/// Half of the limit: the rest is for the index, stacks, the kernel's page cache of our files and the allocator's slack.
 #[must_use]
-pub fn cap_bytes(wanted_bytes: usize, limit_bytes: Option<u64>) -> usize {
-    let Some(limit_bytes) = limit_bytes else { return wanted_bytes };
-    wanted_bytes.min(usize::try_from(limit_bytes / 2).unwrap_or(usize::MAX))
+pub fn share_bytes(wanted_bytes: usize, limit_bytes: Option<u64>, repositories: usize) -> usize {
+    let cap_bytes = limit_bytes.map_or(usize::MAX, |limit| usize::try_from(limit / 2).unwrap_or(usize::MAX));
+    wanted_bytes.min(cap_bytes) / repositories.max(1)
 }
 
 fn limit_below(proc_cgroup: &str, mount: &Path) -> Option<u64> {
@@ -82,9 +83,14 @@ mod tests {
     }
 
     #[test]
-    fn test_cap_is_half_of_the_limit() {
-        assert_eq!(cap_bytes(64, None), 64);
-        assert_eq!(cap_bytes(64, Some(100)), 50);
-        assert_eq!(cap_bytes(64, Some(1000)), 64);
+    fn test_all_repositories_together_take_half_of_the_limit() {
+        assert_eq!(share_bytes(64, None, 1), 64);
+        assert_eq!(share_bytes(64, Some(100), 1), 50);
+        assert_eq!(share_bytes(64, Some(1000), 1), 64);
+        assert_eq!(share_bytes(64, None, 4), 16);
+        assert_eq!(share_bytes(64, None, 0), 64);
+        for repositories in 1..10 {
+            assert!(share_bytes(64, Some(100), repositories) * repositories <= 50, "{repositories}");
+        }
     }
 }

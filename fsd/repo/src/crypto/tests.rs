@@ -72,6 +72,16 @@ fn test_from_parts_overwrites_its_argument() {
 }
 
 #[test]
+fn test_what_is_derived_from_a_key_is_overwritten_when_it_goes() {
+    fn overwritten<T: zeroize::ZeroizeOnDrop>() {}
+    overwritten::<Aes128Enc>();
+    overwritten::<Aes256Enc>();
+    overwritten::<StreamCipherCoreWrapper<ctr::CtrCore<Aes256Enc, ctr::flavors::Ctr128BE>>>();
+    // The MAC's crate overwrites its state, too, but says so by nothing else.
+    assert!(std::mem::needs_drop::<Poly1305>());
+}
+
+#[test]
 fn test_two_seals_of_one_text_differ() {
     let key = MasterKey::generate();
     assert_ne!(key.seal(b"text"), key.seal(b"text"));

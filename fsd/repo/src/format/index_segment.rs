@@ -33,7 +33,7 @@ pub const SEGMENT_ID_BYTES: usize = 12;
 /// What every segment begins with.
 pub const MAGIC: [u8; 8] = *b"STASHIDX";
 /// The version that this code reads and writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const VERSION_OFFSET: usize = MAGIC.len();
 const PAGE_SIZE_OFFSET: usize = VERSION_OFFSET + 4;
@@ -41,7 +41,8 @@ const SEGMENT_ID_OFFSET: usize = PAGE_SIZE_OFFSET + 4;
 const BLOBS_OFFSET: usize = 32;
 const PACKS_OFFSET: usize = BLOBS_OFFSET + 8;
 const FILES_OFFSET: usize = PACKS_OFFSET + 4;
-const HEADER_END: usize = FILES_OFFSET + 4;
+const STORED_OFFSET: usize = FILES_OFFSET + 4;
+const HEADER_END: usize = STORED_OFFSET + 8;
 const _: () = assert!(SEGMENT_ID_OFFSET + SEGMENT_ID_BYTES <= BLOBS_OFFSET && HEADER_END <= PAYLOAD_BYTES);
 
 const LEN_OFFSET: usize = ID_BYTES;
@@ -101,8 +102,8 @@ impl Record {
         Self {
             id: BlobId(get_id(raw, 0)),
             kind: if len & TREE_BIT == 0 { BlobKind::Data } else { BlobKind::Tree },
-            len_bytes: len & !TREE_BIT,
-            pack: get_u32(raw, PACK_OFFSET),
+            len_bytes: len_of(raw),
+            pack: pack_of(raw),
             offset: get_u32(raw, START_OFFSET),
             uncompressed_bytes: (uncompressed != 0).then_some(uncompressed),
         }
@@ -113,6 +114,12 @@ impl Record {
 #[must_use]
 pub fn pack_of(raw: &RawRecord) -> u32 {
     get_u32(raw, PACK_OFFSET)
+}
+
+/// Returns the ciphertext's length of an encoded record.
+#[must_use]
+pub fn len_of(raw: &RawRecord) -> u32 {
+    get_u32(raw, LEN_OFFSET) & !TREE_BIT
 }
 
 /// Replaces the pack's number of an encoded record.
@@ -146,6 +153,8 @@ pub struct Counts {
     pub packs: u32,
     /// Index files.
     pub files: u32,
+    /// The ciphertext of all records, which the layout does not depend on.
+    pub stored_bytes: u64,
 }
 
 /// Where the sections of a segment begin, in pages.
@@ -227,9 +236,10 @@ impl Header {
         put_u32(&mut page, VERSION_OFFSET, VERSION);
         put_u32(&mut page, PAGE_SIZE_OFFSET, u32::try_from(PAGE_BYTES).expect("a page is small"));
         page[SEGMENT_ID_OFFSET..SEGMENT_ID_OFFSET + SEGMENT_ID_BYTES].copy_from_slice(&self.id);
-        page[BLOBS_OFFSET..PACKS_OFFSET].copy_from_slice(&self.counts.blobs.to_be_bytes());
+        put_u64(&mut page, BLOBS_OFFSET, self.counts.blobs);
         put_u32(&mut page, PACKS_OFFSET, self.counts.packs);
         put_u32(&mut page, FILES_OFFSET, self.counts.files);
+        put_u64(&mut page, STORED_OFFSET, self.counts.stored_bytes);
         seal_page(key, &self.id, 0, &mut page);
         page
     }
@@ -249,12 +259,11 @@ impl Header {
         let mut id = [0; SEGMENT_ID_BYTES];
         id.copy_from_slice(&page[SEGMENT_ID_OFFSET..SEGMENT_ID_OFFSET + SEGMENT_ID_BYTES]);
         check_page(key, &id, 0, page)?;
-        let mut blobs = [0; 8];
-        blobs.copy_from_slice(&page[BLOBS_OFFSET..PACKS_OFFSET]);
         let counts = Counts {
-            blobs: u64::from_be_bytes(blobs),
+            blobs: get_u64(page, BLOBS_OFFSET),
             packs: get_u32(page, PACKS_OFFSET),
             files: get_u32(page, FILES_OFFSET),
+            stored_bytes: get_u64(page, STORED_OFFSET),
         };
         let layout = counts.layout().ok_or(PageError::Counts)?;
         if layout.file_bytes() != file_bytes {
@@ -326,6 +335,16 @@ fn get_u32(bytes: &[u8], offset: usize) -> u32 {
     let mut value = [0; 4];
     value.copy_from_slice(&bytes[offset..offset + 4]);
     u32::from_be_bytes(value)
+}
+
+fn get_u64(bytes: &[u8], offset: usize) -> u64 {
+    let mut value = [0; 8];
+    value.copy_from_slice(&bytes[offset..offset + 8]);
+    u64::from_be_bytes(value)
+}
+
+fn put_u64(bytes: &mut [u8], offset: usize, value: u64) {
+    bytes[offset..offset + 8].copy_from_slice(&value.to_be_bytes());
 }
 
 fn put_u32(bytes: &mut [u8], offset: usize, value: u32) {

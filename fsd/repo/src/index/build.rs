@@ -17,7 +17,8 @@ use crate::error::{RepoError, RepoResult};
 use crate::format::index_file::IndexedBlob;
 use crate::format::index_segment::{
     Counts, FENCE_BYTES, FENCES_PER_PAGE, FILES_PER_PAGE, Header, PACK_BYTES, PACKS_PER_PAGE, PAGE_BYTES, Page,
-    RECORD_BYTES, RECORDS_PER_PAGE, RawRecord, Record, SegmentId, encode_pack, fence_of, pack_of, seal_page, set_pack,
+    RECORD_BYTES, RECORDS_PER_PAGE, RawRecord, Record, SegmentId, encode_pack, fence_of, len_of, pack_of, seal_page,
+    set_pack,
 };
 use crate::format::seal::SealKey;
 use crate::id::{ID_BYTES, IndexId, PackId};
@@ -289,11 +290,13 @@ impl Build {
 
         let mut fences = Vec::new();
         let mut blobs = 0_u64;
+        let mut stored_bytes = 0_u64;
         self.merge_sorted(|record| {
             if blobs.is_multiple_of(RECORDS_PER_PAGE as u64) {
                 fences.push(fence_of(record));
             }
             blobs += 1;
+            stored_bytes = stored_bytes.saturating_add(len_of(record).into());
             writer.push(record, RECORDS_PER_PAGE)
         })?;
         writer.end_section()?;
@@ -308,7 +311,7 @@ impl Build {
         writer.end_section()?;
 
         let files = u32::try_from(self.files.len()).map_err(|_| BuildError::TooLarge)?;
-        let header = Header { id, counts: Counts { blobs, packs: self.pack_count, files } };
+        let header = Header { id, counts: Counts { blobs, packs: self.pack_count, files, stored_bytes } };
         header.counts.layout().ok_or(BuildError::TooLarge)?;
         writer.finish(&header)
     }

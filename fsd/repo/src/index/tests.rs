@@ -275,10 +275,10 @@ fn test_a_dropped_refresh_leaves_nothing_half_done() {
     assert_equal(&index, &source, 400..410);
 }
 
-/// A segment of version 1, byte for byte: a change of what is written is a change of the format, and gets a new version
+/// A segment of version 2, byte for byte: a change of what is written is a change of the format, and gets a new version
 /// with its own file beside this one.
 #[test]
-fn test_golden_segment_of_version_1() {
+fn test_golden_segment_of_version_2() {
     let key = SealKey::derive(&master_key(9), Purpose::IndexPage);
     let mut build = build::Build::new(None, &key);
     for (file, first) in [(1, 0), (2, 100)] {
@@ -290,11 +290,11 @@ fn test_golden_segment_of_version_1() {
     }
     let written = build.finish_as([0x11; 12]).unwrap();
     let Storage::Memory(bytes) = &written else { panic!("no directory was given") };
-    let golden = include_bytes!("../../testdata/index-v1.idx");
+    let golden = include_bytes!("../../testdata/index-v2.idx");
     if bytes[..] != golden[..] {
-        let path = std::env::temp_dir().join("index-v1.idx");
+        let path = std::env::temp_dir().join("index-v2.idx");
         std::fs::write(&path, bytes).unwrap();
-        panic!("what is written now, see {}, is not version 1", path.display());
+        panic!("what is written now, see {}, is not version 2", path.display());
     }
     let segment = Segment::open(Storage::Memory(golden.to_vec()), None, &key).unwrap();
     assert_eq!(segment.files, [file_id(1), file_id(2)]);
@@ -302,6 +302,13 @@ fn test_golden_segment_of_version_1() {
         let record = segment.find(&blob.id, blob.kind).unwrap().unwrap();
         assert_eq!(segment.locate(&record).unwrap(), location(blob));
     }
+    let len_bytes = |blob: &IndexedBlob| u64::from(blob.len_bytes);
+    let stored_bytes: u64 = blobs(0, 60).iter().chain(&blobs(100, 60)).map(len_bytes).sum();
+    assert_eq!(segment.header.counts.stored_bytes, stored_bytes);
+
+    let old = include_bytes!("../../testdata/index-v1.idx");
+    let refused = Segment::open(Storage::Memory(old.to_vec()), None, &key).unwrap_err();
+    assert!(matches!(refused, SegmentError::Page(PageError::Version(1))), "{refused}");
 }
 
 #[test]
@@ -501,17 +508,19 @@ fn test_another_repositorys_segment_is_not_taken() {
 }
 
 #[test]
-fn test_a_newer_version_is_left_alone() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("future.idx");
-    let mut page = vec![0; 4096];
-    page[..8].copy_from_slice(b"STASHIDX");
-    page[11] = 2;
-    std::fs::write(&path, &page).unwrap();
-    let metrics = Arc::new(Metrics::default());
-    let index = Index::open(Some(dir.path().to_owned()), &master_key(9), metrics.clone());
-    assert_eq!((index.stats().segments, metrics.cache_damage.get()), (0, 0));
-    assert!(path.exists());
+fn test_other_versions_are_left_alone() {
+    for version in [1, 3] {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("other.idx");
+        let mut page = vec![0; 4096];
+        page[..8].copy_from_slice(b"STASHIDX");
+        page[11] = version;
+        std::fs::write(&path, &page).unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let index = Index::open(Some(dir.path().to_owned()), &master_key(9), metrics.clone());
+        assert_eq!((index.stats().segments, metrics.cache_damage.get()), (0, 0));
+        assert!(path.exists());
+    }
 }
 
 #[test]

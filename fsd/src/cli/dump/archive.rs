@@ -12,7 +12,7 @@ use tar::{EntryType, Header};
 use super::super::output::show_name;
 use super::super::{CliError, CliResult, Exit};
 use super::zip::{Entry, ZipStream};
-use super::{content_bytes, write_content};
+use super::{acl, content_bytes, write_content};
 use crate::walk::{Located, Step, Visited, Walk};
 
 /// The end of a tar archive and the padding of its entries.
@@ -135,7 +135,7 @@ async fn tar_entry(
     }
     pax.times(&mut header, node);
     for (key, value) in node.xattrs() {
-        pax.record(&[b"SCHILY.xattr.", key].concat(), value);
+        pax.attribute(key, value);
     }
     pax.write(to)?;
     header.set_cksum();
@@ -166,7 +166,7 @@ enum Field {
 
 /// Extended headers of the next entry.
 ///
-/// Source: POSIX.1-2017, `pax`, "pax Extended Header"; GNU tar and bsdtar for `SCHILY.xattr`.
+/// Source: POSIX.1-2017, `pax`, "pax Extended Header"; GNU tar and bsdtar for `SCHILY.xattr` and `SCHILY.acl`.
 #[derive(Default)]
 struct Pax {
     records: Vec<u8>,
@@ -186,6 +186,28 @@ impl Pax {
         self.records.push(b'=');
         self.records.extend_from_slice(value);
         self.records.push(b'\n');
+    }
+
+    /// Adds an extended attribute. An ACL travels as its text: GNU tar sets none from the attribute that holds it.
+    fn attribute(&mut self, key: &[u8], value: &[u8]) {
+        let acl: Option<&[u8]> = match key {
+            b"system.posix_acl_access" => Some(b"SCHILY.acl.access"),
+            b"system.posix_acl_default" => Some(b"SCHILY.acl.default"),
+            _ => None,
+        };
+        if let Some((record, text)) = acl.zip(acl::to_text(value)) {
+            return self.record(record, text.as_bytes());
+        }
+        // `=` ends a record's key: GNU tar writes it as a URL does, and so the sign that this begins with.
+        let mut record = b"SCHILY.xattr.".to_vec();
+        for byte in key {
+            match byte {
+                b'%' => record.extend_from_slice(b"%25"),
+                b'=' => record.extend_from_slice(b"%3D"),
+                byte => record.push(*byte),
+            }
+        }
+        self.record(&record, value);
     }
 
     /// Sets a number in the header, or in a record where the header's octal digits do not hold it.

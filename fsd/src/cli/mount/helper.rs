@@ -171,6 +171,7 @@ fn joined(prefix: &str, value: &OsStr) -> OsString {
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -214,6 +215,29 @@ mod tests {
             "stash-fs nonsense",
         ] {
             assert_eq!(rewrite(words(call)).unwrap(), Arguments::Of(words(call)), "{call}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn test_any_call_is_rewritten_or_refused(arguments: Vec<Vec<u8>>, helper: bool) {
+            let program = if helper { "mount.stash-fs" } else { "stash-fs" };
+            let call: Vec<_> =
+                std::iter::once(program.into()).chain(arguments.into_iter().map(OsString::from_vec)).collect();
+            // Each option is one word that no place can be taken for.
+            if let Ok(Arguments::Of(ours)) = rewrite(call.clone())
+                && ours != call
+            {
+                let end = ours.iter().position(|word| word == "--").unwrap();
+                prop_assert!(ours[2..end].iter().all(|word| word.as_bytes().starts_with(b"--")));
+            }
+        }
+
+        #[test]
+        fn test_options_with_escaped_commas_come_out_whole(options in prop::collection::vec("[a-z,=\\\\]*", 1..5)) {
+            let escaped: Vec<_> = options.iter().map(|one| one.replace('\\', r"\\").replace(',', r"\,")).collect();
+            let split = split_options(escaped.join(",").as_bytes());
+            prop_assert_eq!(split, options.into_iter().map(String::into_bytes).collect::<Vec<_>>());
         }
     }
 }

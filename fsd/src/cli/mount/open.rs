@@ -54,9 +54,8 @@ pub(super) async fn open(args: &Args, context: &Context, named: Vec<Named>) -> C
         )));
     }
     let namespace = args.namespace()?;
-    let mut options = context.repository_options();
+    let mut options = context.repository_options(named.len());
     options.verify = args.verify;
-    options.memory_bytes /= named.len().max(1);
 
     let source = named.iter().map(|one| one.location.to_string()).collect::<Vec<_>>().join(" ");
     let shared: Option<Zeroizing<String>> = if files.is_empty() { Some(context.password()?) } else { None };

@@ -248,6 +248,8 @@ fn zone_name(out: &mut String, time: &Zoned) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// `date -d @1158157504` is 2006-09-13; 23:05:04.1203 at +07:30 is a moment that tells every element from another.
@@ -291,5 +293,23 @@ mod tests {
         let at = |text: &str, layout: &str| TimeLayout::parse(layout).format(&moment(text));
         assert_eq!(at("2024-02-29T00:00:00+00:00[UTC]", "3PM Z07:00 Z0700 -07:00 MST"), "12AM Z Z +00:00 UTC");
         assert_eq!(at("2024-02-29T12:00:00-03:30[-03:30]", "03pm Z07:00 -0700 002"), "12pm -03:30 -0330 060");
+    }
+
+    proptest! {
+        #[test]
+        fn test_any_layout_writes_any_time(
+            layout in r"(Jan|January|Mon|Monday|MST|PM|pm|__2|_2|[-Z]0?7?0?0?:?|[.,][09]{1,12}|[0-9]{1,4}|\PC){0,12}",
+            seconds in -377_705_023_201_i64..=253_402_207_200, nanos in 0..1_000_000_000, offset in -93_599..=93_599,
+        ) {
+            let zone = jiff::tz::Offset::from_seconds(offset).unwrap().to_time_zone();
+            let time = jiff::Timestamp::new(seconds, nanos).unwrap().to_zoned(zone);
+            prop_assert!(TimeLayout::parse(&layout).format(&time).len() <= 64 * (layout.len() + 1));
+        }
+
+        #[test]
+        fn test_what_is_no_element_is_copied(layout in "[a-eA-H /%:é]*") {
+            let time = moment("2009-02-04T21:00:57.012345600+07:30[+07:30]");
+            prop_assert_eq!(TimeLayout::parse(&layout).format(&time), layout);
+        }
     }
 }

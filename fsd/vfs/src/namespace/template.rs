@@ -71,7 +71,10 @@ impl PathTemplate {
         if pieces.iter().all(|piece| matches!(piece, Piece::Text(_))) {
             return Err(format!("{template:?} has none of %i %I %u %h %t %T, so all snapshots would have one name"));
         }
-        if template.split('/').any(|component| matches!(component, "." | "..")) || template.contains('\0') {
+        // As it will be, not as it is written: `%.` is a dot.
+        let shape: String =
+            pieces.iter().map(|piece| if let Piece::Text(text) = piece { text.as_str() } else { "x" }).collect();
+        if shape.split('/').any(|component| matches!(component, "." | "..")) || shape.contains('\0') {
             return Err(format!("{template:?} has a component that is \".\" or \"..\", or a NUL"));
         }
         let ends_in_time = pieces.last() == Some(&Piece::Time);
@@ -146,6 +149,8 @@ pub(super) fn file_name(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::testing::snapshot;
 
@@ -192,7 +197,7 @@ mod tests {
 
     #[test]
     fn test_refused_templates() {
-        for template in ["", "snapshots", "a%%b", "../%i", "a/./%T", "%i/.."] {
+        for template in ["", "snapshots", "a%%b", "../%i", "a/./%T", "%i/..", "%../%i", "%.%./%i", "%i/%./x"] {
             assert!(PathTemplate::parse(template).is_err(), "{template}");
         }
     }
@@ -203,5 +208,23 @@ mod tests {
         let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
         assert_eq!(places("%t/%t/%t", &tags), Vec::<String>::new());
         assert_eq!(places("%t", &tags).len(), 2_000);
+    }
+
+    proptest! {
+        /// Whatever a template says and a hostile snapshot is called, a place leads nowhere but down.
+        #[test]
+        fn test_any_place_leads_down(
+            template in r"([a-z./]|%[iIuhtT%x./]|\PC){0,12}", host: String, user: String, tags: Vec<String>,
+        ) {
+            let Ok(parsed) = PathTemplate::parse(&template) else { return Ok(()) };
+            let mut snapshot = snapshot(1, "2024-05-06T07:08:09+02:00[+02:00]");
+            (snapshot.hostname, snapshot.username, snapshot.tags) = (host, user, tags);
+            for place in parsed.places(&snapshot, &TimeLayout::parse("2006")) {
+                let path = place.prefix + place.time.as_deref().unwrap_or("");
+                prop_assert!(!path.contains('\0'), "{}", path);
+                prop_assert!(path.split('/').all(|component| component != "." && component != ".."), "{}", path);
+                prop_assert!(path.starts_with(parsed.fixed_prefix()), "{}", path);
+            }
+        }
     }
 }

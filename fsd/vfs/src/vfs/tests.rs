@@ -98,6 +98,19 @@ async fn test_a_directory_can_be_resumed_at_every_entry() {
 }
 
 #[tokio::test]
+async fn test_blocks_are_what_all_repositories_store() {
+    let fakes = [Arc::new(Fake::default()), Arc::new(Fake::default())];
+    let parts = ["a", "b"].into_iter().zip(&fakes).map(|(name, fake)| {
+        let source: Arc<dyn Source> = Arc::clone(fake) as Arc<dyn Source>;
+        (name.to_owned(), source, NamespaceOptions::default())
+    });
+    let vfs = Vfs::over(parts.collect(), VfsOptions::default(), table(), NEVER).await.unwrap();
+    let figures = vfs.statfs();
+    // Twice 10,000 bytes.
+    assert_eq!((figures.block_bytes, figures.blocks, figures.name_bytes), (4096, 5, 255));
+}
+
+#[tokio::test]
 async fn test_what_does_not_fit_is_not_counted() {
     let fake = Arc::new(Fake::default());
     fake.add(1, TIMES[0], fake.tree(&some_tree()));

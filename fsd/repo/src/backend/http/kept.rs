@@ -126,7 +126,7 @@ mod tests {
         for length in [0, 1, SMALLEST_BYTES - 1, SMALLEST_BYTES, 3 * STEP_BYTES, KEPT_BYTES, KEPT_BYTES + 1] {
             for _ in 0..2 {
                 let mut buffer = Buffer::take(length);
-                let content: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+                let content: Vec<u8> = (0..=250).cycle().take(length).collect();
                 content.chunks(100_000).for_each(|chunk| buffer.extend(chunk));
                 assert_eq!(buffer.len(), length);
                 let bytes = buffer.freeze();

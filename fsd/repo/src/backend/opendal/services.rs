@@ -30,9 +30,9 @@ fn operator<A: Adapt>(builder: impl Builder, settings: &Settings<'_>, adapt: A) 
     Ok(operator.with_context(OperationContext::new().with_http_transport(HttpTransporter::new(transport))))
 }
 
-fn backend(operator: Operator, settings: &Settings<'_>, location: String) -> Result<OpendalBackend, Failure> {
+fn backend(operator: Operator, settings: &Settings<'_>) -> Result<OpendalBackend, Failure> {
     let connections = settings.connections(DEFAULT_CONNECTIONS)?;
-    Ok(OpendalBackend { operator, packs: None, location, connections })
+    Ok(OpendalBackend { operator, packs: None, connections })
 }
 
 /// What an address of S3 says.
@@ -44,11 +44,7 @@ pub(in super::super) struct S3Place<'a> {
 }
 
 /// Reaches a bucket of S3.
-pub(in super::super) fn s3(
-    place: &S3Place<'_>,
-    settings: &Settings<'_>,
-    location: String,
-) -> Result<OpendalBackend, Failure> {
+pub(in super::super) fn s3(place: &S3Place<'_>, settings: &Settings<'_>) -> Result<OpendalBackend, Failure> {
     settings.default_layout()?;
     let builder = |class: Option<&str>| -> Result<services::S3, Failure> {
         let scheme = if place.plain_http { "http" } else { "https" };
@@ -71,7 +67,7 @@ pub(in super::super) fn s3(
     };
     let class = settings.option("storage-class");
     let archive = class.filter(|class| ARCHIVES.contains(class));
-    let mut backend = backend(operator(builder(class.xor(archive))?, settings, Plain)?, settings, location)?;
+    let mut backend = backend(operator(builder(class.xor(archive))?, settings, Plain)?, settings)?;
     if archive.is_some() {
         backend.packs = Some(operator(builder(archive)?, settings, Plain)?);
     }
@@ -118,11 +114,7 @@ fn s3_credentials(builder: services::S3, settings: &Settings<'_>) -> Result<serv
 }
 
 /// Reaches a bucket of Google Cloud Storage.
-pub(in super::super) fn gcs(
-    place: &Container,
-    settings: &Settings<'_>,
-    location: String,
-) -> Result<OpendalBackend, Failure> {
+pub(in super::super) fn gcs(place: &Container, settings: &Settings<'_>) -> Result<OpendalBackend, Failure> {
     let mut builder = services::Gcs::default().bucket(&place.name).root(&place.prefix);
     if let Some(endpoint) = settings.option("endpoint") {
         builder = builder.endpoint(endpoint);
@@ -137,15 +129,11 @@ pub(in super::super) fn gcs(
     } else if !settings.options.ambient {
         settings.need(&["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_ACCESS_TOKEN"])?;
     }
-    backend(operator(builder, settings, Plain)?, settings, location)
+    backend(operator(builder, settings, Plain)?, settings)
 }
 
 /// Reaches a container of Azure Blob Storage.
-pub(in super::super) fn azure(
-    place: &Container,
-    settings: &Settings<'_>,
-    location: String,
-) -> Result<OpendalBackend, Failure> {
+pub(in super::super) fn azure(place: &Container, settings: &Settings<'_>) -> Result<OpendalBackend, Failure> {
     let account = settings.need(&["AZURE_ACCOUNT_NAME"])?;
     let suffix = settings.env("AZURE_ENDPOINT_SUFFIX").unwrap_or("core.windows.net");
     let endpoint = match settings.option("endpoint") {
@@ -174,15 +162,11 @@ pub(in super::super) fn azure(
                 .unwrap_or_else(|| Failure::invalid("no key")));
         }
     };
-    backend(operator(builder, settings, Plain)?, settings, location)
+    backend(operator(builder, settings, Plain)?, settings)
 }
 
 /// Reaches a container of OpenStack Swift: asks the identity service for the storage's address first.
-pub(in super::super) async fn swift(
-    place: &Container,
-    settings: &Settings<'_>,
-    location: String,
-) -> Result<OpendalBackend, Failure> {
+pub(in super::super) async fn swift(place: &Container, settings: &Settings<'_>) -> Result<OpendalBackend, Failure> {
     let client = super::super::http::client(settings.options, 1)?;
     let tokens = super::swift::Tokens::new(client, super::swift::Login::new(settings)?);
     let session = tokens.session().await?;
@@ -191,15 +175,11 @@ pub(in super::super) async fn swift(
         .root(&place.prefix)
         .endpoint(&session.storage_url)
         .token(&session.token);
-    backend(operator(builder, settings, tokens)?, settings, location)
+    backend(operator(builder, settings, tokens)?, settings)
 }
 
 /// Reaches a bucket of Backblaze B2: asks for the bucket's id first.
-pub(in super::super) async fn b2(
-    place: &Container,
-    settings: &Settings<'_>,
-    location: String,
-) -> Result<OpendalBackend, Failure> {
+pub(in super::super) async fn b2(place: &Container, settings: &Settings<'_>) -> Result<OpendalBackend, Failure> {
     let id = settings.need(&["B2_ACCOUNT_ID"])?;
     let key = settings.need(&["B2_ACCOUNT_KEY"])?;
     let endpoint = super::b2::Endpoint::new(settings.option("endpoint"))?;
@@ -211,5 +191,5 @@ pub(in super::super) async fn b2(
         .root(&place.prefix)
         .application_key_id(id)
         .application_key(key);
-    backend(operator(builder, settings, endpoint)?, settings, location)
+    backend(operator(builder, settings, endpoint)?, settings)
 }

@@ -18,26 +18,27 @@ fn test_records_fill_a_page_to_the_byte() {
 
 #[test]
 fn test_layout_of_ten_million_blobs() {
-    let counts = Counts { blobs: 10_000_000, packs: 640_000, files: 200 };
+    let counts = Counts { blobs: 10_000_000, packs: 640_000, files: 200, stored_bytes: 0 };
     let layout = counts.layout().unwrap();
     assert_eq!(layout, Layout { packs: 1, records: 5665, fences: 123_313, files: 123_544, end: 123_546 });
     assert_eq!(layout.record_pages() as usize * FENCE_BYTES, 941_184, "what memory holds");
-    assert_eq!(Counts { blobs: u64::MAX, packs: 0, files: 0 }.layout(), None);
-    assert_eq!(Counts { blobs: u64::from(u32::MAX) * 85, packs: 1, files: 0 }.layout(), None);
+    assert_eq!(Counts { blobs: u64::MAX, ..Counts::default() }.layout(), None);
+    assert_eq!(Counts { blobs: u64::from(u32::MAX) * 85, packs: 1, ..Counts::default() }.layout(), None);
     assert_eq!(Counts::default().layout().unwrap().end, 1);
 }
 
 #[test]
 fn test_header_is_as_the_format_description_draws_it() {
-    let header = Header { id: [0x11; 12], counts: Counts { blobs: 85, packs: 2, files: 3 } };
+    let header = Header { id: [0x11; 12], counts: Counts { blobs: 85, packs: 2, files: 3, stored_bytes: 4 << 32 } };
     let page = header.encode(&key());
     assert_eq!(&page[..8], b"STASHIDX");
-    assert_eq!(page[8..12], [0, 0, 0, 1]);
+    assert_eq!(page[8..12], [0, 0, 0, 2]);
     assert_eq!(page[12..16], [0, 0, 0x10, 0]);
     assert_eq!(page[16..28], [0x11; 12]);
     assert_eq!(page[32..40], [0, 0, 0, 0, 0, 0, 0, 85]);
     assert_eq!(page[40..48], [0, 0, 0, 2, 0, 0, 0, 3]);
-    assert!(page[48..PAYLOAD_BYTES].iter().all(|byte| *byte == 0));
+    assert_eq!(page[48..56], [0, 0, 0, 4, 0, 0, 0, 0]);
+    assert!(page[56..PAYLOAD_BYTES].iter().all(|byte| *byte == 0));
     let bytes = 5 * PAGE_BYTES as u64;
     assert_eq!(Header::decode(&key(), &page, bytes).unwrap().0, header);
     assert_eq!(Header::decode(&key(), &page, bytes + 1), Err(PageError::Counts), "the file is longer");
@@ -119,8 +120,8 @@ proptest! {
     }
 
     #[test]
-    fn test_header_round_trip(id: [u8; 12], blobs in 0_u64..1 << 38, packs: u32, files: u32) {
-        let header = Header { id, counts: Counts { blobs, packs, files } };
+    fn test_header_round_trip(id: [u8; 12], blobs in 0_u64..1 << 38, packs: u32, files: u32, stored_bytes: u64) {
+        let header = Header { id, counts: Counts { blobs, packs, files, stored_bytes } };
         if let Some(layout) = header.counts.layout() {
             prop_assert_eq!(Header::decode(&key(), &header.encode(&key()), layout.file_bytes()), Ok((header, layout)));
         }

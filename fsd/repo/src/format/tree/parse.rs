@@ -10,6 +10,7 @@ use super::{
     ENTRIES_LIMIT, LINK_LIMIT_BYTES, NAME_LIMIT_BYTES, NO_RARE, NodeKind, Owner, Rare, Record, Span, Tree,
     XATTR_LIMIT_BYTES, XATTR_NAME_LIMIT_BYTES, Xattr,
 };
+use crate::format::go_mode;
 use crate::format::json::{JsonError, JsonResult, RawStr, Reader};
 use crate::format::quote::unquote_into;
 use crate::format::time::parse_rfc3339;
@@ -274,7 +275,8 @@ impl Builder {
             nanos: entry.nanos,
             name_at: name.at,
             name_len,
-            mode: unix_mode(entry.go_mode),
+            // Twelve bits always fit.
+            mode: u16::try_from(go_mode::to_unix(entry.go_mode)).unwrap_or_default(),
             owner,
             links: u32::try_from(entry.links).unwrap_or(u32::MAX),
             content,
@@ -395,13 +397,4 @@ fn kind(text: &[u8]) -> Option<NodeKind> {
         b"socket" => NodeKind::Socket,
         _ => return None,
     })
-}
-
-/// Turns Go's `os.FileMode`, which restic stores, into permission bits with setuid, setgid and sticky.
-///
-/// Source: Go, `io/fs`, `FileMode`: setuid is bit 23, setgid 22, sticky 20. Its bits of kind are not used: `type` says it.
-fn unix_mode(go: u32) -> u16 {
-    let bit = |from: u32, to: u16| if go & (1 << from) == 0 { 0 } else { to };
-    let permissions = u16::try_from(go & 0o777).unwrap_or_default();
-    permissions | bit(23, 0o4000) | bit(22, 0o2000) | bit(20, 0o1000)
 }

@@ -16,19 +16,10 @@ use rustic_core::repofile::{Metadata, Node, NodeType};
 use serde_json::json;
 
 use super::Ledger;
+use crate::format::go_mode;
 use crate::format::quote::quote;
+use crate::format::tree::NodeKind;
 use crate::write::users::Names;
-
-// Go's type bits, which restic stores (<https://pkg.go.dev/io/fs#ModeType>).
-const GO_DIR: u32 = 1 << 31;
-const GO_SYMLINK: u32 = 1 << 27;
-const GO_DEVICE: u32 = 1 << 26;
-const GO_PIPE: u32 = 1 << 25;
-const GO_SOCKET: u32 = 1 << 24;
-const GO_SETUID: u32 = 1 << 23;
-const GO_SETGID: u32 = 1 << 22;
-const GO_CHARDEV: u32 = 1 << 21;
-const GO_STICKY: u32 = 1 << 20;
 
 /// The years that restic's times can have, 0000 to 9999; others are stored as the nearest.
 const TIME_RANGE: std::ops::RangeInclusive<i64> = -62_167_219_200..=253_402_300_799;
@@ -52,12 +43,12 @@ impl NodeMaker {
     /// Makes the node of an entry that is named `name` in the snapshot and lies at `path`; `None` if the entry was lost.
     /// Extended attributes that cannot be read are a loss, but not of the entry.
     pub(crate) fn make(&self, name: &OsStr, path: &Path, stat: &Stat) -> Option<Node> {
-        let node_type = self.node_type(path, stat)?;
-        let is_dir = stat.is_dir();
+        let kind = kind(stat);
+        let node_type = self.node_type(path, stat, kind)?;
         let mtime = time(stat.mtime(), stat.mtime_nsec());
         let meta = Metadata {
             // restic leaves a mode of 0 out, which only a file without any permission has.
-            mode: Some(go_mode(stat)).filter(|mode| *mode != 0),
+            mode: Some(go_mode::from_unix(kind, stat.mode())).filter(|mode| *mode != 0),
             mtime: Some(mtime),
             atime: Some(if self.with_atime { time(stat.atime(), stat.atime_nsec()) } else { mtime }),
             ctime: Some(time(stat.ctime(), stat.ctime_nsec())),
@@ -67,9 +58,9 @@ impl NodeMaker {
             group: self.groups.get(stat.gid()).map(str::to_owned),
             inode: stat.ino(),
             device_id: stat.dev(),
-            size: if stat.is_file() { stat.len() } else { 0 },
+            size: if kind == NodeKind::File { stat.len() } else { 0 },
             // restic stores no link count for these.
-            links: if is_dir || stat.file_type().is_fifo() || stat.file_type().is_socket() { 0 } else { stat.nlink() },
+            links: if matches!(kind, NodeKind::Dir | NodeKind::Fifo | NodeKind::Socket) { 0 } else { stat.nlink() },
             ..Metadata::default()
         };
         let mut node = named(name, node_type, meta);
@@ -77,28 +68,21 @@ impl NodeMaker {
         Some(node)
     }
 
-    fn node_type(&self, path: &Path, stat: &Stat) -> Option<NodeType> {
-        let kind = stat.file_type();
-        Some(if kind.is_dir() {
-            NodeType::Dir
-        } else if kind.is_symlink() {
-            match std::fs::read_link(path) {
+    fn node_type(&self, path: &Path, stat: &Stat, kind: NodeKind) -> Option<NodeType> {
+        Some(match kind {
+            NodeKind::File => NodeType::File,
+            NodeKind::Dir => NodeType::Dir,
+            NodeKind::Symlink => match std::fs::read_link(path) {
                 Ok(target) => NodeType::from_link(&target),
                 Err(error) => {
                     self.ledger.lose(path, "read link", error);
                     return None;
                 }
-            }
-        } else if kind.is_block_device() {
-            NodeType::Dev { device: stat.rdev() }
-        } else if kind.is_char_device() {
-            NodeType::Chardev { device: stat.rdev() }
-        } else if kind.is_fifo() {
-            NodeType::Fifo
-        } else if kind.is_socket() {
-            NodeType::Socket
-        } else {
-            NodeType::File
+            },
+            NodeKind::BlockDevice => NodeType::Dev { device: stat.rdev() },
+            NodeKind::CharDevice => NodeType::Chardev { device: stat.rdev() },
+            NodeKind::Fifo => NodeType::Fifo,
+            NodeKind::Socket => NodeType::Socket,
         })
     }
 
@@ -145,6 +129,25 @@ pub(super) fn named(name: &OsStr, node_type: NodeType, meta: Metadata) -> Node {
     Node { name: quote(name.as_bytes()), node_type, meta, content: None, subtree: None }
 }
 
+fn kind(stat: &Stat) -> NodeKind {
+    let kind = stat.file_type();
+    if kind.is_dir() {
+        NodeKind::Dir
+    } else if kind.is_symlink() {
+        NodeKind::Symlink
+    } else if kind.is_block_device() {
+        NodeKind::BlockDevice
+    } else if kind.is_char_device() {
+        NodeKind::CharDevice
+    } else if kind.is_fifo() {
+        NodeKind::Fifo
+    } else if kind.is_socket() {
+        NodeKind::Socket
+    } else {
+        NodeKind::File
+    }
+}
+
 fn is_unsupported(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::NOTSUP, Errno::OPNOTSUPP, Errno::NOSYS]
@@ -152,32 +155,9 @@ fn is_unsupported(error: &std::io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// Maps a mode to Go's, as restic stores it.
-fn go_mode(stat: &Stat) -> u32 {
-    let kind = stat.file_type();
-    let kind_bits = if kind.is_dir() {
-        GO_DIR
-    } else if kind.is_symlink() {
-        GO_SYMLINK
-    } else if kind.is_block_device() {
-        GO_DEVICE
-    } else if kind.is_char_device() {
-        GO_DEVICE | GO_CHARDEV
-    } else if kind.is_fifo() {
-        GO_PIPE
-    } else if kind.is_socket() {
-        GO_SOCKET
-    } else {
-        0
-    };
-    let mode = stat.mode();
-    let bit = |unix: u32, go: u32| if mode & unix == 0 { 0 } else { go };
-    (mode & 0o777) | kind_bits | bit(0o4000, GO_SETUID) | bit(0o2000, GO_SETGID) | bit(0o1000, GO_STICKY)
-}
-
 /// The mode of a directory that is made up, with these permissions.
-pub(crate) const fn dir_mode(permissions: u32) -> u32 {
-    GO_DIR | permissions
+pub(crate) fn dir_mode(permissions: u32) -> u32 {
+    go_mode::from_unix(NodeKind::Dir, permissions)
 }
 
 fn time(secs: i64, nanos: i64) -> Timestamp {
