@@ -4,6 +4,7 @@
 
 mod backends;
 mod cli;
+mod corpus;
 mod damage;
 mod fidelity;
 mod filter;

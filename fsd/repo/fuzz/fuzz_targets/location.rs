@@ -1,8 +1,3 @@
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use stash_repo::backend::location::Location;
-
-fuzz_target!(|text: &str| {
-    let _ = Location::parse(text);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| stash_repo_fuzz::location(data));

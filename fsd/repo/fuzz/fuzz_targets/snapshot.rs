@@ -1,8 +1,3 @@
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use stash_repo::{Snapshot, SnapshotId};
-
-fuzz_target!(|data: &[u8]| {
-    let _ = Snapshot::parse(SnapshotId::default(), data);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| stash_repo_fuzz::snapshot(data));
