@@ -125,7 +125,8 @@ async fn rclone_over_stdio_is_started_again_and_ends_with_the_backend() {
 
 #[tokio::test]
 async fn rclone_that_cannot_work_says_why_without_what_it_was_told() {
-    let mut options = ConnectOptions { deadline: Duration::from_secs(3), ..ConnectOptions::default() };
+    // Long enough for a program to start where others keep the processors busy; all of it is used, since it might work next time.
+    let mut options = ConnectOptions { deadline: Duration::from_secs(10), ..ConnectOptions::default() };
     options.environment.insert("RCLONE_CONFIG".into(), "/notfound".into());
     let backend = reach("rclone:nosuchremote,pass=hush:path", &options).await;
     let error = backend.list(FileKind::Key).await.unwrap_err().to_string();
