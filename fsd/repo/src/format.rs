@@ -8,6 +8,7 @@ pub mod go_mode;
 pub mod index_file;
 pub mod index_segment;
 mod json;
+mod number;
 pub(crate) mod quote;
 pub mod seal;
 pub mod snapshot;

@@ -352,39 +352,36 @@ impl Engine {
         }
     }
 
-    /// Decodes a blob and ends its flight, or has it healed. Returns whether the bytes were good.
+    /// Decodes a blob and ends its flight, or has it healed. Returns it if the bytes were good. With `keep` a blob of data goes
+    /// into the cache.
     pub(super) fn decode(
         self: &Arc<Self>,
         decoder: &mut Decoder,
         work: Work,
         sealed: Sealed<'_>,
         grant: &mut Grant,
-    ) -> bool {
+        keep: bool,
+    ) -> Option<BlobData> {
         let Work { ticket, order } = work;
         match decoder.decode(&self.key, &order, sealed, &self.pool, grant) {
             Ok(decoded) => {
-                let blob = self.publish(&ticket, decoded);
-                ticket.finish(Ok(blob));
-                true
+                let blob = self.publish(&ticket, decoded, keep);
+                ticket.finish(Ok(blob.clone()));
+                Some(blob)
             }
             Err(error) => {
                 self.heal(ticket, Some(order), error.on(order.id, &order.location));
-                false
+                None
             }
         }
     }
 
-    /// Makes a blob of what was decoded.
-    pub(super) fn blob(&self, flight: &Flight, decoded: Decoded) -> BlobData {
+    /// Makes a blob of what was decoded, and with `keep` puts it into the cache.
+    pub(super) fn publish(&self, flight: &Flight, decoded: Decoded, keep: bool) -> BlobData {
         self.metrics.decoded_bytes.add(decoded.len_bytes as u64);
-        BlobData::new(decoded, flight.take_unread())
-    }
-
-    /// Makes a blob of what was decoded, and puts it into the cache.
-    pub(super) fn publish(&self, flight: &Flight, decoded: Decoded) -> BlobData {
-        let blob = self.blob(flight, decoded);
+        let blob = BlobData::new(decoded, flight.take_unread());
         // Directories are kept decoded (`repository::trees`); their JSON is not wanted twice.
-        if flight.kind == BlobKind::Data {
+        if keep && flight.kind == BlobKind::Data {
             self.memory.insert(flight.id, flight.kind, blob.clone());
         }
         blob

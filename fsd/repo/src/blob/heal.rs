@@ -114,7 +114,7 @@ impl Engine {
             }),
         );
         let decoded = result.await.map_err(|_| RepoError::Cancelled)??;
-        Ok(self.publish(flight, decoded))
+        Ok(self.publish(flight, decoded, true))
     }
 
     fn decode_attempt(

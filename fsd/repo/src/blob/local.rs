@@ -90,19 +90,8 @@ impl Engine {
             Joined::Old(flight) => flight.want()?.ticket,
         };
         self.metrics.blob_fetches.inc();
-        let decoded = DECODER
-            .with_borrow_mut(|decoder| decoder.decode(&self.key, &order, Sealed::Own(buffer), &self.pool, &mut grant));
-        match decoded {
-            Ok(decoded) => {
-                let blob = if keep { self.publish(&ticket, decoded) } else { self.blob(&ticket, decoded) };
-                ticket.finish(Ok(blob.clone()));
-                Some(blob)
-            }
-            Err(error) => {
-                self.heal(ticket, Some(order), error.on(*id, &location));
-                None
-            }
-        }
+        let work = Work { ticket, order };
+        DECODER.with_borrow_mut(|decoder| self.decode(decoder, work, Sealed::Own(buffer), &mut grant, keep))
     }
 
     /// Fills `buf` from a pack, on this thread; `None` if the store does not do that.
@@ -127,7 +116,7 @@ impl Engine {
         if works.len() == 1
             && let Some(work) = works.pop()
         {
-            self.decode(decoder, work, Sealed::Own(buffer), grant);
+            self.decode(decoder, work, Sealed::Own(buffer), grant, true);
             return;
         }
         // Blobs of a sound pack do not overlap; where an index says that they do, the second one's bytes were overwritten by
@@ -135,7 +124,7 @@ impl Engine {
         for work in works {
             match slice(range, &work.order).and_then(|slice| buffer.get_mut(slice)) {
                 Some(piece) => {
-                    self.decode(decoder, work, Sealed::Piece(piece), grant);
+                    self.decode(decoder, work, Sealed::Piece(piece), grant, true);
                 }
                 None => drop(work),
             }

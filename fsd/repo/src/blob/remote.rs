@@ -55,7 +55,7 @@ impl Engine {
             };
             // Counted before the waiter is told: who has the blob finds it counted.
             self.metrics.blob_disk_hits.inc();
-            self.decode(decoder, work, Sealed::Piece(&mut sealed), &mut own);
+            self.decode(decoder, work, Sealed::Piece(&mut sealed), &mut own, true);
         }
         decoder.keep(sealed);
         drop(grant);
@@ -216,7 +216,7 @@ impl Engine {
             if let Some(own) = own {
                 self.metrics.blob_fetches.inc();
                 let (id, kind, hashed) = (work.order.id, work.ticket.kind, work.order.hash);
-                if self.decode(decoder, work, own, &mut grant) && hashed {
+                if self.decode(decoder, work, own, &mut grant, true).is_some() && hashed {
                     self.disk.put(&id, kind, sealed);
                 }
             }

@@ -2,6 +2,7 @@
 //!
 //! `docs/format.md` draws the file. All integers are big-endian. Nothing here does I/O.
 
+use super::number::{get_u32, get_u64, put_u32};
 use super::seal::{NONCE_BYTES, SEAL_BYTES, Seal, SealKey};
 use crate::blob::BlobKind;
 use crate::id::{BlobId, ID_BYTES, Id};
@@ -190,9 +191,7 @@ pub struct Entry {
 /// Two blobs may share them; the record tells them apart.
 #[must_use]
 pub fn short_key(id: &BlobId, kind: BlobKind) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&id.as_bytes()[..8]);
-    let key = u64::from_be_bytes(bytes);
+    let key = get_u64(id.as_bytes(), 0);
     match kind {
         BlobKind::Data => key,
         BlobKind::Tree => !key,
@@ -238,7 +237,7 @@ pub fn decode_table(keys: &Keys, segment: &SegmentId, offset: u32, table: &[u8])
     }
     let entries = &sealed[..sealed.len().checked_sub(TRAILER_BYTES - SEAL_BYTES)?];
     let entry = |bytes: &[u8; ENTRY_BYTES]| Entry {
-        key: (u64::from(get_u32(bytes, 0)) << 32) | u64::from(get_u32(bytes, 4)),
+        key: get_u64(bytes, 0),
         offset: get_u32(bytes, 8),
         len_bytes: get_u32(bytes, 12),
     };
@@ -257,16 +256,6 @@ fn seal_at(bytes: &[u8], offset: usize) -> Seal {
     let mut seal = Seal::default();
     seal.copy_from_slice(&bytes[offset..offset + SEAL_BYTES]);
     seal
-}
-
-fn get_u32(bytes: &[u8], offset: usize) -> u32 {
-    let mut value = [0; 4];
-    value.copy_from_slice(&bytes[offset..offset + 4]);
-    u32::from_be_bytes(value)
-}
-
-fn put_u32(bytes: &mut [u8], offset: usize, value: u32) {
-    bytes[offset..offset + 4].copy_from_slice(&value.to_be_bytes());
 }
 
 #[cfg(test)]

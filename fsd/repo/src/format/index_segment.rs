@@ -4,6 +4,7 @@
 //!
 //! Nothing here does I/O. A page is looked at only after its seal was found right, and its numbers are checked even then.
 
+use super::number::{get_u32, get_u64, put_u32, put_u64};
 use super::seal::{SEAL_BYTES, Seal, SealKey};
 use crate::blob::BlobKind;
 use crate::id::{BlobId, ID_BYTES, Id, IndexId, PackId};
@@ -139,9 +140,7 @@ pub fn compare(raw: &RawRecord, key: &SearchKey) -> std::cmp::Ordering {
 /// Returns the fence key of an id.
 #[must_use]
 pub fn fence_of(id: &[u8]) -> u64 {
-    let mut bytes = [0; FENCE_BYTES];
-    bytes.copy_from_slice(&id[..FENCE_BYTES]);
-    u64::from_be_bytes(bytes)
+    get_u64(id, 0)
 }
 
 /// How many there are of what, thus where which page lies.
@@ -329,26 +328,6 @@ pub fn fence_at(page: &Page, position: usize) -> u64 {
 #[must_use]
 pub fn file_at(page: &Page, position: usize) -> IndexId {
     IndexId(get_id(page, position * ID_BYTES))
-}
-
-fn get_u32(bytes: &[u8], offset: usize) -> u32 {
-    let mut value = [0; 4];
-    value.copy_from_slice(&bytes[offset..offset + 4]);
-    u32::from_be_bytes(value)
-}
-
-fn get_u64(bytes: &[u8], offset: usize) -> u64 {
-    let mut value = [0; 8];
-    value.copy_from_slice(&bytes[offset..offset + 8]);
-    u64::from_be_bytes(value)
-}
-
-fn put_u64(bytes: &mut [u8], offset: usize, value: u64) {
-    bytes[offset..offset + 8].copy_from_slice(&value.to_be_bytes());
-}
-
-fn put_u32(bytes: &mut [u8], offset: usize, value: u32) {
-    bytes[offset..offset + 4].copy_from_slice(&value.to_be_bytes());
 }
 
 fn get_id(bytes: &[u8], offset: usize) -> Id {
