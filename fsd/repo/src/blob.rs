@@ -218,6 +218,13 @@ impl Blobs {
         self.engine.prefetch(ids, kind)
     }
 
+    /// Starts to download data blobs that will be asked for after those that are being fetched ahead: in long pieces, which stay
+    /// sealed until then. Returns how many from the front were taken on; 0 where nothing is gained by it, or there is no room
+    /// now. Never waits.
+    pub fn stage(&self, ids: &[BlobId]) -> usize {
+        self.engine.stage(ids)
+    }
+
     /// Says that blobs will not be asked for again soon: memory forgets them.
     pub fn let_go(&self, ids: &[BlobId], kind: BlobKind) {
         self.engine.memory.remove(ids, kind);

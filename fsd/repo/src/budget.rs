@@ -29,8 +29,8 @@ pub const MIN_BUDGET_BYTES: usize = 24 << 20;
 
 /// Whoever holds memory that can be had back.
 pub(crate) trait Reclaim: Send + Sync {
-    /// Frees what is cheap to lose: windows. Called often.
-    fn trim(&self, wanted_bytes: usize);
+    /// Frees windows. Called often: where nobody waits for the bytes (`ahead`), only those that are cheap to lose.
+    fn trim(&self, wanted_bytes: usize, ahead: bool);
 
     /// Frees all that can be freed. Called when nothing else helps.
     fn flush(&self);
@@ -153,7 +153,7 @@ impl Budget {
 
     fn take_or_trim(&self, bytes: usize, leave_bytes: usize) -> Option<Grant> {
         self.take(bytes, leave_bytes, false).or_else(|| {
-            self.inner.reclaim.get()?.trim(bytes.saturating_add(leave_bytes));
+            self.inner.reclaim.get()?.trim(bytes.saturating_add(leave_bytes), leave_bytes > 0);
             self.take(bytes, leave_bytes, false)
         })
     }

@@ -17,6 +17,9 @@ pub(crate) struct Limits {
     pub(crate) bytes: u64,
     /// How many bytes are fetched ahead for each that was read, up to that.
     pub(crate) growth: u64,
+    /// The most blobs of a file, and their most bytes, that are downloaded ahead of a sequential reader and not decoded yet;
+    /// 0 for none.
+    pub(crate) staged: (usize, u64),
     /// The most trees ahead of a walk.
     pub(crate) trees: usize,
     /// The most small files ahead of a reader of small files; 0 for none.
@@ -27,11 +30,21 @@ pub(crate) struct Limits {
 
 /// A local disk answers at once; what takes time is decoding, and a few blobs ahead keep every core busy. A small file is
 /// decoded by whoever asks for it faster than it can be handed from one thread to another, so none are fetched ahead.
-const LOCAL: Limits = Limits { blobs: 4, bytes: 16 << 20, growth: 1, trees: 48, files: 0, file_bytes: 0 };
+const LOCAL: Limits =
+    Limits { blobs: 4, bytes: 16 << 20, growth: 1, staged: (0, 0), trees: 48, files: 0, file_bytes: 0 };
 
-/// A remote store answers after a round trip: 32 MiB ahead at 20 ms each carry more than a gigabit link gives. Each doubling of
-/// what is under way takes a round trip, so it begins with more.
-const REMOTE: Limits = Limits { blobs: 256, bytes: 32 << 20, growth: 4, trees: 384, files: 192, file_bytes: 16 << 20 };
+/// A remote store answers after a round trip. 16 MiB of what is decoded keep the decoding threads busy; what hides the round
+/// trips is downloaded before that and stays sealed, as much as the blob engine has room for. Each doubling of what is under
+/// way takes a round trip, so it begins with more.
+const REMOTE: Limits = Limits {
+    blobs: 256,
+    bytes: 16 << 20,
+    growth: 4,
+    staged: (2048, 512 << 20),
+    trees: 384,
+    files: 192,
+    file_bytes: 16 << 20,
+};
 
 /// Returns how far ahead to fetch from a store.
 pub(crate) const fn limits(remote: bool) -> Limits {

@@ -194,9 +194,14 @@ impl FileState {
         let limits = crate::prefetch::limits(source.is_remote());
         let average = self.average_blob_bytes();
         let advice = reading.sequential.on_read(offset, len as u64, blobs, ids.len(), average, &limits);
-        if let Some(ahead) = ids.get(advice.ahead.clone()).filter(|ahead| self.ahead && !ahead.is_empty()) {
-            let taken = source.prefetch_blobs(ahead);
-            reading.sequential.taken(advice.stream, advice.ahead.start + taken.min(ahead.len()));
+        if self.ahead {
+            let follow = |range: &Range<usize>, begin: fn(&dyn Source, &[BlobId]) -> usize| {
+                let wanted = ids.get(range.clone()).filter(|wanted| !wanted.is_empty());
+                range.start + wanted.map_or(0, |wanted| begin(source, wanted).min(wanted.len()))
+            };
+            let fetched = follow(&advice.ahead, |source, ids| source.prefetch_blobs(ids));
+            let staged = follow(&advice.staged, |source, ids| source.stage_blobs(ids));
+            reading.sequential.taken(advice.stream, fetched, staged);
         }
         if advice.behind > 0 {
             let passed = reading.content.ended_by(advice.behind);

@@ -31,6 +31,11 @@ pub(crate) trait Source: fmt::Debug + Send + Sync + 'static {
     fn blob(&self, id: BlobId, upto: usize) -> BoxFuture<'_, RepoResult<BlobData>>;
     /// Starts to fetch; returns how many from the front were taken on.
     fn prefetch_blobs(&self, ids: &[BlobId]) -> usize;
+    /// Starts to download what comes after that, to be decoded later; returns how many from the front were taken on.
+    fn stage_blobs(&self, ids: &[BlobId]) -> usize {
+        let _ = ids;
+        0
+    }
     /// Says that memory need not keep these blobs any longer.
     fn let_go(&self, ids: &[BlobId]) {
         let _ = ids;
@@ -84,6 +89,10 @@ impl Source for Repository {
 
     fn prefetch_blobs(&self, ids: &[BlobId]) -> usize {
         self.blobs().prefetch(ids, BlobKind::Data)
+    }
+
+    fn stage_blobs(&self, ids: &[BlobId]) -> usize {
+        self.blobs().stage(ids)
     }
 
     fn let_go(&self, ids: &[BlobId]) {

@@ -95,9 +95,9 @@ struct GiveBack {
 }
 
 impl Reclaim for GiveBack {
-    fn trim(&self, wanted_bytes: usize) {
+    fn trim(&self, wanted_bytes: usize, ahead: bool) {
         if let Some(windows) = self.windows.upgrade() {
-            windows.trim(wanted_bytes);
+            windows.trim(wanted_bytes, !ahead);
         }
     }
 
@@ -105,7 +105,7 @@ impl Reclaim for GiveBack {
         if let Some(memory) = self.memory.upgrade() {
             memory.clear();
         }
-        self.trim(usize::MAX);
+        self.trim(usize::MAX, false);
     }
 }
 
@@ -304,10 +304,14 @@ impl Engine {
 
     /// Puts work together into units, with what memory each takes.
     pub(super) fn units(&self, works: Vec<Work>, priority: Priority) -> Vec<(Unit, usize)> {
-        let limits = if self.local.load(Relaxed) { Limits::LOCAL } else { Limits::REMOTE };
         let locations: Vec<_> = works.iter().map(|work| work.order.location).collect();
+        let (limits, windows) = if self.local.load(Relaxed) {
+            (Limits::LOCAL, Vec::new())
+        } else {
+            (Limits::REMOTE, locations.iter().map(|location| self.windows.place(location)).collect())
+        };
         let mut works: Vec<_> = works.into_iter().map(Some).collect();
-        let runs = plan::plan(&locations, limits).into_iter();
+        let runs = plan::plan(&locations, &windows, limits).into_iter();
         runs.map(|Run { pack, range, members }| {
             let works: Vec<_> = members.into_iter().filter_map(|member| works[member].take()).collect();
             let orders: Vec<_> = works.iter().map(|work| work.order).collect();

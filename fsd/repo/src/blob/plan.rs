@@ -21,6 +21,9 @@ impl Limits {
     /// megabyte is dearer than an answer that came anyway, and two requests of 4 MiB side by side already fill the line.
     pub(crate) const REMOTE: Self = Self { gap_bytes: 512 << 10, run_bytes: 4 << 20, plain_bytes: 8 << 20 };
 
+    /// Over a network, what stays sealed for a while: as long as a request may be, since its price is the same.
+    pub(crate) const STAGED: Self = Self { gap_bytes: 512 << 10, run_bytes: 8 << 20, plain_bytes: u64::MAX };
+
     /// On a local disk, where a request costs microseconds: small blobs alone are put together, so that both decoding threads
     /// have work as soon as there are two blobs of a usual size.
     pub(crate) const LOCAL: Self = Self { gap_bytes: 16 << 10, run_bytes: 256 << 10, plain_bytes: 512 << 10 };
@@ -44,7 +47,10 @@ pub(crate) fn slice(range: &Range<u32>, location: &BlobLocation) -> Option<Range
 
 /// Puts wanted blobs together into runs. Each blob is in exactly one run. Runs come in the order in which the first of their
 /// blobs is wanted. Locations must have been checked: offset and length do not overflow.
-pub(crate) fn plan(wanted: &[BlobLocation], limits: Limits) -> Vec<Run> {
+///
+/// `windows` says which window has each of them, if any has: the blobs of a run come out of one window, or of none.
+pub(crate) fn plan(wanted: &[BlobLocation], windows: &[Option<u64>], limits: Limits) -> Vec<Run> {
+    let window = |place: usize| windows.get(place).copied().flatten();
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_unstable_by_key(|&place| (wanted[place].pack, wanted[place].offset, place));
     let mut runs: Vec<(Run, u64)> = Vec::new();
@@ -54,6 +60,7 @@ pub(crate) fn plan(wanted: &[BlobLocation], limits: Limits) -> Vec<Run> {
         let plain_bytes = u64::from(location.plain_bytes());
         if let Some((run, sum_bytes)) = runs.last_mut()
             && run.pack == location.pack
+            && window(run.members[0]) == window(place)
             && start.saturating_sub(run.range.end) <= limits.gap_bytes
             && end.max(run.range.end) - run.range.start <= limits.run_bytes
             && *sum_bytes + plain_bytes <= limits.plain_bytes
@@ -103,7 +110,7 @@ mod tests {
             ("twice the same", vec![at(1, 0, 10), at(1, 0, 10)], vec![(1, 0..10, vec![0, 1])]),
             ("one in another", vec![at(1, 0, 50), at(1, 10, 10)], vec![(1, 0..50, vec![0, 1])]),
         ] {
-            let runs = plan(&wanted, LIMITS);
+            let runs = plan(&wanted, &[], LIMITS);
             let runs: Vec<_> = runs.into_iter().map(|run| (run.pack.as_bytes()[0], run.range, run.members)).collect();
             assert_eq!(runs, expected, "{name}");
         }
@@ -112,7 +119,15 @@ mod tests {
     #[test]
     fn test_plan_bounds_what_it_decompresses_to() {
         let bomb = |offset| BlobLocation { uncompressed_bytes: Some(150), ..at(1, offset, 10) };
-        assert_eq!(plan(&[bomb(0), bomb(10)], LIMITS).len(), 2);
+        assert_eq!(plan(&[bomb(0), bomb(10)], &[], LIMITS).len(), 2);
+    }
+
+    #[test]
+    fn test_plan_does_not_ask_for_what_a_window_has() {
+        let wanted = [at(1, 0, 10), at(1, 10, 10), at(1, 20, 10), at(1, 30, 10)];
+        let runs = plan(&wanted, &[None, Some(7), Some(7), Some(8)], LIMITS);
+        let runs: Vec<_> = runs.into_iter().map(|run| (run.range, run.members)).collect();
+        assert_eq!(runs, [(0..10, vec![0]), (10..30, vec![1, 2]), (30..40, vec![3])]);
     }
 
     proptest! {
@@ -121,7 +136,7 @@ mod tests {
             wanted in prop::collection::vec((0..3_u8, 0..2000_u32, 0..150_u32), 0..60),
         ) {
             let wanted: Vec<_> = wanted.into_iter().map(|(pack, offset, len)| at(pack, offset, len)).collect();
-            let runs = plan(&wanted, LIMITS);
+            let runs = plan(&wanted, &[], LIMITS);
             let mut seen = vec![0; wanted.len()];
             for run in &runs {
                 let (mut last, mut end) = (0, run.range.start);

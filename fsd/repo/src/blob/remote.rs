@@ -11,12 +11,13 @@ use super::BlobKind;
 use super::cpu::Priority;
 use super::decode::{Decoder, Order, Sealed};
 use super::engine::Engine;
+use super::plan::{self, Limits, Run};
 use super::unit::{Paid, Work, scratch_bytes, slice};
-use super::window::Entered;
+use super::window::{Entered, Taken};
 use crate::backend::{BackendError, BackendErrorKind, FileKind, Retry};
 use crate::budget::Grant;
 use crate::error::{RepoError, RepoResult};
-use crate::id::PackId;
+use crate::id::{BlobId, PackId};
 
 /// Below this a second thread's wake-up costs more than it brings.
 const SPLIT_BYTES: usize = 256 << 10;
@@ -75,10 +76,17 @@ impl Engine {
         if paid.unit.is_empty() {
             return;
         }
-        if paid.unit.kind == BlobKind::Tree && self.backend.is_remote() {
+        if !self.backend.is_remote() {
+            return self.run_exactly(paid).await;
+        }
+        if paid.unit.kind == BlobKind::Tree {
             return self.run_windowed(paid).await;
         }
-        self.run_exactly(paid).await;
+        match self.windows.take(paid) {
+            Taken::Ready(paid, bytes) => self.hand_over_unit(paid, bytes),
+            Taken::Waits => {}
+            Taken::Missing(paid) => self.run_exactly(paid).await,
+        }
     }
 
     /// Fetches directories with their neighbours.
@@ -88,29 +96,87 @@ impl Engine {
             Entered::Ready(paid, bytes) => self.hand_over_unit(paid, bytes),
             Entered::Waits => {}
             Entered::Fetch { key, unit: mut paid, range } => {
-                let pack = paid.unit.pack;
-                let result = self.fetch(pack, range.clone()).await;
+                let result = self.fetch(paid.unit.pack, range.clone()).await;
                 let result = result.map(|bytes| match paid.grant.split(bytes.len()) {
                     Some(grant) => paid_bytes(bytes, grant),
                     None => bytes,
                 });
                 let waited = self.windows.arrived(key, result.as_ref().ok().cloned());
-                let widened = range != paid.unit.range;
-                for paid in std::iter::once(paid).chain(waited) {
-                    match &result {
-                        Ok(bytes) => {
-                            let start = (paid.unit.range.start - range.start) as usize;
-                            let own = bytes.slice(start..start + paid.unit.range_bytes());
-                            self.hand_over_unit(paid, own);
-                        }
-                        // It may have been the neighbourhood that failed; what was asked for is tried by itself.
-                        Err(error) if !widened => {
-                            let Paid { mut unit, .. } = paid;
-                            self.heal_all(unit.take(), error);
-                        }
-                        Err(_) => self.run_exactly(paid).await,
-                    }
+                self.hand_over_window(std::iter::once(paid).chain(waited), &range, &result).await;
+            }
+        }
+    }
+
+    /// Downloads what will be asked for after what is being decoded ahead, in long pieces that stay sealed. Returns how many
+    /// blobs from the front were taken on.
+    pub(super) fn stage(self: &Arc<Self>, ids: &[BlobId]) -> usize {
+        let mut room_bytes = self.windows.room_bytes();
+        if room_bytes == 0 || !self.backend.is_remote() {
+            return 0;
+        }
+        let mut wanted = Vec::new();
+        let mut places = Vec::new();
+        let mut taken = ids.len();
+        for (place, id) in ids.iter().enumerate() {
+            if self.disk.contains(id, BlobKind::Data) || self.memory.get(id, BlobKind::Data, usize::MAX).is_some() {
+                continue;
+            }
+            // What no index names, or no sound one, shows up when it is asked for.
+            let Ok(Some(location)) = self.locate.lookup(id) else { continue };
+            if self.order_at(*id, BlobKind::Data, usize::MAX, location).is_err()
+                || self.windows.place(&location).is_some()
+            {
+                continue;
+            }
+            let Some(left_bytes) = room_bytes.checked_sub(location.len_bytes as usize) else {
+                taken = place;
+                break;
+            };
+            room_bytes = left_bytes;
+            wanted.push(location);
+            places.push(place);
+        }
+        for Run { pack, range, members } in plan::plan(&wanted, &[], Limits::STAGED) {
+            let Some(grant) = self.budget.try_reserve_leaving(range.len(), self.budget.limit_bytes() / 8) else {
+                let first = members.iter().filter_map(|member| places.get(*member)).min();
+                taken = taken.min(first.map_or(0, |place| *place));
+                continue;
+            };
+            let key = self.windows.stage(pack, range.clone(), members.len());
+            let engine = Arc::clone(self);
+            self.runtime.spawn(async move { engine.run_staged(key, pack, range, grant).await });
+        }
+        taken
+    }
+
+    async fn run_staged(self: &Arc<Self>, key: u64, pack: PackId, range: Range<u32>, grant: Grant) {
+        let permit = self.ahead.acquire().await.ok();
+        let result = self.fetch(pack, range.clone()).await.map(|bytes| paid_bytes(bytes, grant));
+        drop(permit);
+        let waited = self.windows.arrived(key, result.as_ref().ok().cloned());
+        self.hand_over_window(waited.into_iter(), &range, &result).await;
+    }
+
+    /// Hands over units whose bytes lie in a `range` that came, or did not.
+    async fn hand_over_window(
+        self: &Arc<Self>,
+        units: impl Iterator<Item = Paid>,
+        range: &Range<u32>,
+        result: &RepoResult<Bytes>,
+    ) {
+        for paid in units {
+            match result {
+                Ok(bytes) => {
+                    let start = (paid.unit.range.start - range.start) as usize;
+                    let own = bytes.slice(start..start + paid.unit.range_bytes());
+                    self.hand_over_unit(paid, own);
                 }
+                // It may have been the neighbourhood that failed; what was asked for is tried by itself.
+                Err(error) if *range == paid.unit.range => {
+                    let Paid { mut unit, .. } = paid;
+                    self.heal_all(unit.take(), error);
+                }
+                Err(_) => self.run_exactly(paid).await,
             }
         }
     }

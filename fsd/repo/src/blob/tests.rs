@@ -7,3 +7,4 @@ mod healing;
 mod limits;
 mod reading;
 mod remote;
+mod staged;

@@ -81,9 +81,14 @@ impl Unit {
         self.slots.len()
     }
 
+    /// Returns how many blobs readers have not taken out.
+    pub(crate) fn left(&self) -> usize {
+        self.slots.iter().filter(|slot| !slot.is_empty()).count()
+    }
+
     /// Returns whether readers have taken all work out.
     pub(crate) fn is_empty(&self) -> bool {
-        self.slots.iter().all(|slot| slot.is_empty())
+        self.left() == 0
     }
 
     /// Ends all its flights with an error.

@@ -1,8 +1,14 @@
-//! Raw pieces of packs that came lately: neighbours of what was asked for.
+//! Raw pieces of packs: neighbours of what was asked for, and what a long reader comes to soon.
 //!
 //! Directories are small, and those that a walk visits one after the other lie side by side in a few tree packs. Over a
 //! network a request costs more than a megabyte: so a directory is fetched with its neighbourhood, which stays here for a
-//! while. Nothing in a window is trusted: each blob is authenticated when it is taken out.
+//! while.
+//!
+//! A sequential reader's next blobs are *staged*: downloaded in long pieces and kept sealed until they are near. Sealed they
+//! take a third of the memory that they take decoded, so that more of them are under way, in fewer requests. A staged piece
+//! goes when all its blobs were taken out.
+//!
+//! Nothing in a window is trusted: each blob is authenticated when it is taken out.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -37,15 +43,20 @@ struct State {
     /// Oldest use first.
     ready: Vec<Window>,
     pending: Vec<Pending>,
+    /// Of those that are ready.
     bytes: usize,
+    /// Of those that are staged, ready or on their way.
+    staged_bytes: usize,
     next_key: u64,
     /// Up to where packs are known to reach, by what the index said so far. A request beyond the end of a pack fails.
     ends: HashMap<PackId, u32>,
 }
 
 struct Window {
+    key: u64,
     pack: PackId,
     range: Range<u32>,
+    staged: Option<Staged>,
     /// Hold the grant that pays for them.
     bytes: Bytes,
 }
@@ -54,7 +65,15 @@ struct Pending {
     key: u64,
     pack: PackId,
     range: Range<u32>,
+    staged: Option<Staged>,
     waiting: Vec<Paid>,
+}
+
+/// What a staged window was fetched for.
+#[derive(Debug, Clone, Copy)]
+struct Staged {
+    /// How many of its blobs have not been taken out.
+    left: usize,
 }
 
 impl fmt::Debug for Windows {
@@ -67,12 +86,23 @@ impl fmt::Debug for Windows {
     }
 }
 
+/// What [`Windows::take`] found.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// A window holds the range: here are its bytes.
+    Ready(Paid, Bytes),
+    /// It is on its way; the unit is handed on when it comes.
+    Waits,
+    /// No window has it.
+    Missing(Paid),
+}
+
 /// What [`Windows::enter`] decided.
 #[derive(Debug)]
 pub(crate) enum Entered {
-    /// A window holds the range: here are its bytes.
+    /// As [`Taken::Ready`].
     Ready(Paid, Bytes),
-    /// Somebody is fetching it; the unit is handed on when it comes.
+    /// As [`Taken::Waits`].
     Waits,
     /// The caller fetches this range, which holds the unit's, and then calls [`Windows::arrived`] with the key.
     Fetch { key: u64, unit: Paid, range: Range<u32> },
@@ -94,20 +124,50 @@ impl Windows {
         *known = end.max(*known);
     }
 
-    /// Finds out where the bytes of a unit come from. `reserve` pays for what a window takes beyond the unit's own range.
-    pub(crate) fn enter(&self, mut paid: Paid, reserve: impl FnOnce(usize) -> Option<Grant>) -> Entered {
+    /// Returns which window has these bytes or will have them.
+    pub(crate) fn place(&self, location: &BlobLocation) -> Option<u64> {
+        let range = location.offset..location.offset.saturating_add(location.len_bytes);
+        let state = self.state.lock();
+        let ready = state.ready.iter().map(|window| (window.key, window.pack, &window.range));
+        let pending = state.pending.iter().map(|pending| (pending.key, pending.pack, &pending.range));
+        ready.chain(pending).find(|(_, pack, held)| *pack == location.pack && holds(held, &range)).map(|(key, ..)| key)
+    }
+
+    /// Returns how many more bytes may be staged: nothing while there is little room, so that what is staged next is worth a
+    /// request.
+    pub(crate) fn room_bytes(&self) -> usize {
+        let room_bytes = self.limit_bytes.saturating_sub(self.state.lock().staged_bytes);
+        if room_bytes >= self.limit_bytes / 2 { room_bytes } else { 0 }
+    }
+
+    /// Returns how many bytes are staged, ready or on their way.
+    #[cfg(test)]
+    pub(crate) fn staged_bytes(&self) -> usize {
+        self.state.lock().staged_bytes
+    }
+
+    /// Notes that a piece of a pack is being fetched for `blobs` that are to be taken out later. The caller calls
+    /// [`Windows::arrived`] with the key.
+    pub(crate) fn stage(&self, pack: PackId, range: Range<u32>, blobs: usize) -> u64 {
         let mut state = self.state.lock();
-        let (pack, range) = (paid.unit.pack, paid.unit.range.clone());
-        if let Some(bytes) = state.find(pack, &range) {
-            return Entered::Ready(paid, bytes);
-        }
-        let holds = |pending: &&mut Pending| {
-            pending.pack == pack && pending.range.start <= range.start && range.end <= pending.range.end
+        state.staged_bytes += range.len();
+        state.begin(pack, range, Some(Staged { left: blobs }))
+    }
+
+    /// Takes the bytes of a unit out of the window that has them.
+    pub(crate) fn take(&self, paid: Paid) -> Taken {
+        self.state.lock().take(paid)
+    }
+
+    /// Finds out where the bytes of a unit come from. `reserve` pays for what a window takes beyond the unit's own range.
+    pub(crate) fn enter(&self, paid: Paid, reserve: impl FnOnce(usize) -> Option<Grant>) -> Entered {
+        let mut state = self.state.lock();
+        let mut paid = match state.take(paid) {
+            Taken::Ready(paid, bytes) => return Entered::Ready(paid, bytes),
+            Taken::Waits => return Entered::Waits,
+            Taken::Missing(paid) => paid,
         };
-        if let Some(pending) = state.pending.iter_mut().find(holds) {
-            pending.waiting.push(paid);
-            return Entered::Waits;
-        }
+        let (pack, range) = (paid.unit.pack, paid.unit.range.clone());
         let wide = state.neighbourhood(pack, &range);
         let wide_bytes = (wide.end - wide.start) as usize;
         let more_bytes = wide_bytes - paid.unit.range_bytes();
@@ -122,10 +182,7 @@ impl Windows {
             None
         };
         let fetched = fetched.unwrap_or(range);
-        let mut state = self.state.lock();
-        let key = state.next_key;
-        state.next_key += 1;
-        state.pending.push(Pending { key, pack, range: fetched.clone(), waiting: Vec::new() });
+        let key = self.state.lock().begin(pack, fetched.clone(), None);
         Entered::Fetch { key, unit: paid, range: fetched }
     }
 
@@ -134,12 +191,16 @@ impl Windows {
         let mut dropped = Vec::new();
         let mut state = self.state.lock();
         let Some(place) = state.pending.iter().position(|pending| pending.key == key) else { return Vec::new() };
-        let Pending { pack, range, waiting, .. } = state.pending.swap_remove(place);
-        if let Some(bytes) = came {
-            state.bytes += bytes.len();
-            state.ready.push(Window { pack, range, bytes });
+        let Pending { pack, range, mut staged, waiting, .. } = state.pending.swap_remove(place);
+        if let Some(staged) = &mut staged {
+            state.staged_bytes -= range.len();
+            let taken: usize = waiting.iter().map(|paid| paid.unit.left()).sum();
+            staged.left = staged.left.saturating_sub(taken);
+        }
+        if let Some(bytes) = came.filter(|_| staged.is_none_or(|staged| staged.left > 0)) {
+            state.push(Window { key, pack, range, staged, bytes });
             while state.bytes > self.limit_bytes {
-                dropped.extend(state.pop());
+                dropped.extend(state.pop(true));
             }
         }
         drop(state);
@@ -147,13 +208,14 @@ impl Windows {
         waiting
     }
 
-    /// Lets windows go, the longest unused first, until `bytes` are free or none is left.
-    pub(crate) fn trim(&self, bytes: usize) {
+    /// Lets windows go, the longest unused first, until `bytes` are free or none is left; with `staged` those as well that
+    /// were fetched for a reader who is on its way.
+    pub(crate) fn trim(&self, bytes: usize, staged: bool) {
         let mut dropped = Vec::new();
         let mut freed_bytes = 0;
         let mut state = self.state.lock();
         while freed_bytes < bytes {
-            let Some(window) = state.pop() else { break };
+            let Some(window) = state.pop(staged) else { break };
             freed_bytes += window.bytes.len();
             dropped.push(window);
         }
@@ -164,41 +226,73 @@ impl Windows {
     /// Lets go what holds bytes of this blob: they were bad.
     pub(crate) fn forget(&self, location: &BlobLocation) {
         let mut state = self.state.lock();
-        let mut kept_bytes = 0;
-        state.ready.retain(|window| {
-            let keep = window.pack != location.pack || slice(&window.range, location).is_none();
-            kept_bytes += if keep { window.bytes.len() } else { 0 };
-            keep
-        });
-        state.bytes = kept_bytes;
+        while let Some(place) = state
+            .ready
+            .iter()
+            .position(|window| window.pack == location.pack && slice(&window.range, location).is_some())
+        {
+            drop(state.remove(place));
+        }
     }
 }
 
+fn holds(outer: &Range<u32>, inner: &Range<u32>) -> bool {
+    outer.start <= inner.start && inner.end <= outer.end
+}
+
 impl State {
-    fn find(&mut self, pack: PackId, range: &Range<u32>) -> Option<Bytes> {
-        let place = self.ready.iter().position(|window| {
-            window.pack == pack && window.range.start <= range.start && range.end <= window.range.end
-        })?;
-        let window = self.ready.remove(place);
-        let start = (range.start - window.range.start) as usize;
-        let end = (range.end - window.range.start) as usize;
-        // A backend returns what was asked for; a window that is short all the same is of no use.
-        let bytes = (end <= window.bytes.len()).then(|| window.bytes.slice(start..end));
-        if bytes.is_some() {
-            self.ready.push(window);
-        } else {
-            self.bytes -= window.bytes.len();
-        }
-        bytes
+    fn begin(&mut self, pack: PackId, range: Range<u32>, staged: Option<Staged>) -> u64 {
+        let key = self.next_key;
+        self.next_key += 1;
+        self.pending.push(Pending { key, pack, range, staged, waiting: Vec::new() });
+        key
     }
 
-    fn pop(&mut self) -> Option<Window> {
-        if self.ready.is_empty() {
-            return None;
+    fn take(&mut self, paid: Paid) -> Taken {
+        let (pack, range) = (paid.unit.pack, &paid.unit.range);
+        if let Some(place) = self.ready.iter().position(|window| window.pack == pack && holds(&window.range, range)) {
+            let mut window = self.remove(place);
+            let start = (range.start - window.range.start) as usize;
+            let end = (range.end - window.range.start) as usize;
+            // A backend returns what was asked for; a window that is short all the same is of no use.
+            if end > window.bytes.len() {
+                return Taken::Missing(paid);
+            }
+            let bytes = window.bytes.slice(start..end);
+            if let Some(staged) = &mut window.staged {
+                staged.left = staged.left.saturating_sub(paid.unit.left());
+            }
+            if window.staged.is_none_or(|staged| staged.left > 0) {
+                self.push(window);
+            }
+            return Taken::Ready(paid, bytes);
         }
-        let window = self.ready.remove(0);
+        match self.pending.iter_mut().find(|pending| pending.pack == pack && holds(&pending.range, range)) {
+            Some(pending) => {
+                pending.waiting.push(paid);
+                Taken::Waits
+            }
+            None => Taken::Missing(paid),
+        }
+    }
+
+    fn push(&mut self, window: Window) {
+        self.bytes += window.bytes.len();
+        self.staged_bytes += if window.staged.is_some() { window.range.len() } else { 0 };
+        self.ready.push(window);
+    }
+
+    fn remove(&mut self, place: usize) -> Window {
+        let window = self.ready.remove(place);
         self.bytes -= window.bytes.len();
-        Some(window)
+        self.staged_bytes -= if window.staged.is_some() { window.range.len() } else { 0 };
+        window
+    }
+
+    /// Takes out the window that was not used for longest, with `staged` of all, else of those that nobody is on the way to.
+    fn pop(&mut self, staged: bool) -> Option<Window> {
+        let place = self.ready.iter().position(|window| staged || window.staged.is_none())?;
+        Some(self.remove(place))
     }
 
     /// Returns which range to fetch for `range`: an aligned piece of the pack around it, as far as the pack is known to reach,

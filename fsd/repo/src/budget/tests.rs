@@ -70,7 +70,7 @@ async fn test_a_waiter_that_gives_up_makes_way() {
 async fn test_when_nobody_works_caches_are_emptied_and_then_one_is_let_through() {
     struct Cache(Mutex<Option<Grant>>, Arc<AtomicBool>);
     impl Reclaim for Cache {
-        fn trim(&self, _: usize) {}
+        fn trim(&self, _: usize, _: bool) {}
         fn flush(&self) {
             self.1.store(true, SeqCst);
             drop(self.0.lock().take());

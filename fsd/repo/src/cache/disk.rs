@@ -186,6 +186,12 @@ impl DiskCache {
         self.get_into(id, kind, &mut ciphertext).then_some(ciphertext)
     }
 
+    /// Returns whether the cache knows of a blob; no I/O.
+    #[must_use]
+    pub fn contains(&self, id: &BlobId, kind: BlobKind) -> bool {
+        self.inner.as_ref().is_some_and(|inner| inner.core.state.lock().contains(id, kind))
+    }
+
     /// Like [`DiskCache::get`], into a buffer whose content is replaced. Returns whether the cache has the blob; if not,
     /// the buffer's content is unspecified.
     pub fn get_into(&self, id: &BlobId, kind: BlobKind, ciphertext: &mut Vec<u8>) -> bool {
@@ -209,7 +215,7 @@ impl DiskCache {
     /// Offers a blob's ciphertext, whose content was found to be what `id` names. Never waits for the disk.
     pub fn put(&self, id: &BlobId, kind: BlobKind, ciphertext: &[u8]) {
         let Some(inner) = &self.inner else { return };
-        if !inner.core.state.lock().contains(id, kind) {
+        if !self.contains(id, kind) {
             inner.enqueue(id, kind, ciphertext);
         }
     }

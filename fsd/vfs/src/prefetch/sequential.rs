@@ -23,6 +23,9 @@ const SLACK_BYTES: u64 = 4 << 20;
 /// that goes along (`cmp` of a file in two snapshots), find them there.
 const BEHIND_BYTES: u64 = 8 << 20;
 
+/// How much farther than what is fetched ahead lies what is downloaded ahead, while a reader is young.
+const STAGED_GROWTH: u64 = 4;
+
 /// The streams of one file.
 #[derive(Debug, Default)]
 pub(crate) struct Sequential {
@@ -43,6 +46,8 @@ struct Stream {
     reads: u32,
     /// The blob up to which was fetched ahead (excluded).
     fetched: usize,
+    /// The blob up to which was downloaded ahead (excluded).
+    staged: usize,
     /// The blob up to which memory has let go (excluded).
     passed: usize,
     /// When the stream was last used.
@@ -58,8 +63,17 @@ pub(crate) struct Advice {
     pub(crate) whole: bool,
     /// Fetch these blobs.
     pub(crate) ahead: Range<usize>,
+    /// Download these, which come later.
+    pub(crate) staged: Range<usize>,
     /// The reader has passed what ends before this byte.
     pub(crate) behind: u64,
+}
+
+impl Advice {
+    /// Fetch nothing after this blob.
+    fn none(end: usize) -> Self {
+        Self { ahead: end..end, staged: end..end, ..Self::default() }
+    }
 }
 
 impl Sequential {
@@ -99,28 +113,35 @@ impl Sequential {
                 run_bytes: len,
                 reads: 1,
                 fetched: blobs.end,
+                staged: blobs.end,
                 passed: blobs.start,
                 tick,
             };
-            return Advice { stream: number, whole, ahead: blobs.end..blobs.end, behind: 0 };
+            return Advice { stream: number, whole, ..Advice::none(blobs.end) };
         }
         stream.tick = tick;
         // The same read again says nothing new: what memory does not hold is planned twice, by `try_read` and by `read`.
         if stream.last == (offset, len) {
-            return Advice { stream: number, whole: stream.whole, ahead: blobs.end..blobs.end, behind: 0 };
+            return Advice { stream: number, whole: stream.whole, ..Advice::none(blobs.end) };
         }
         (stream.last, stream.whole) = ((offset, len), true);
         stream.reads = stream.reads.saturating_add(1);
         stream.run_bytes = stream.run_bytes.saturating_add(len);
         stream.next = stream.next.max(end);
-        let window_bytes = stream.run_bytes.saturating_mul(limits.growth).min(limits.bytes);
-        let window = usize::try_from(window_bytes / average_bytes).unwrap_or(usize::MAX).clamp(1, limits.blobs);
-        let from = stream.fetched.max(blobs.end).min(total);
-        let to = blobs.end.saturating_add(window).min(total).max(from);
+        let window = |growth: u64, most: (usize, u64)| {
+            let bytes = stream.run_bytes.saturating_mul(growth).min(most.1);
+            usize::try_from(bytes / average_bytes).unwrap_or(usize::MAX).min(most.0)
+        };
         // Half a window at a time, so that what is fetched lies in few requests; at the end of the file the rest.
-        let ahead = if to - from >= window.div_ceil(2) || to == total { from..to } else { from..from };
+        let next = |done: usize, window: usize| {
+            let from = done.max(blobs.end).min(total);
+            let to = blobs.end.saturating_add(window).min(total).max(from);
+            if to - from >= window.div_ceil(2) || to == total { from..to } else { from..from }
+        };
+        let ahead = next(stream.fetched, window(limits.growth, (limits.blobs, limits.bytes)).max(1));
+        let staged = next(stream.staged.max(ahead.end), window(limits.growth * STAGED_GROWTH, limits.staged));
         let behind = if stream.run_bytes < BEHIND_BYTES { 0 } else { stream.next.saturating_sub(BEHIND_BYTES) };
-        Advice { stream: number, whole: true, ahead, behind }
+        Advice { stream: number, whole: true, ahead, staged, behind }
     }
 
     /// Notes that the reader has passed the blobs before `passed`, and returns those of them that it had not passed before.
@@ -131,10 +152,11 @@ impl Sequential {
         from..stream.passed
     }
 
-    /// Notes how far the advice could be followed.
-    pub(crate) fn taken(&mut self, stream: usize, fetched: usize) {
+    /// Notes how far the advice could be followed: up to which blob was fetched, and up to which was downloaded.
+    pub(crate) fn taken(&mut self, stream: usize, fetched: usize, staged: usize) {
         if let Some(stream) = self.streams.get_mut(stream) {
             stream.fetched = stream.fetched.max(fetched);
+            stream.staged = stream.staged.max(staged);
         }
     }
 }
@@ -150,14 +172,15 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
-    const LIMITS: Limits = Limits { blobs: 8, bytes: 32 * MIB, growth: 1, trees: 0, files: 0, file_bytes: 0 };
+    const LIMITS: Limits =
+        Limits { blobs: 8, bytes: 32 * MIB, growth: 1, staged: (64, 64 * MIB), trees: 0, files: 0, file_bytes: 0 };
 
     /// A file of blobs of 1 MiB, read through the machine; returns (whole, ahead) and follows all advice.
     fn read(machine: &mut Sequential, offset: u64, len: u64, total: usize) -> (bool, Range<usize>) {
         let blob = |at: u64| usize::try_from(at / MIB).unwrap();
         let blobs = blob(offset)..blob(offset + len - 1) + 1;
         let advice = machine.on_read(offset, len, blobs, total, MIB, &LIMITS);
-        machine.taken(advice.stream, advice.ahead.end);
+        machine.taken(advice.stream, advice.ahead.end, advice.staged.end);
         (advice.whole, advice.ahead)
     }
 
@@ -248,9 +271,44 @@ mod tests {
             last = machine.on_read(step * MIB, MIB, blob..blob + 1, 100, MIB, &LIMITS);
         }
         assert_eq!(last.ahead, 10..18, "the budget admitted nothing so far");
-        machine.taken(last.stream, 12);
+        machine.taken(last.stream, 12, 12);
         let advice = machine.on_read(10 * MIB, MIB, 10..11, 100, MIB, &LIMITS);
         assert_eq!(advice.ahead, 12..19, "it goes on behind what was taken");
+    }
+
+    #[test]
+    fn test_what_is_staged_lies_behind_what_is_fetched_and_comes_once() {
+        let mut machine = Sequential::default();
+        let mut staged = Vec::new();
+        let mut most_ahead = 0;
+        for step in 0..300 {
+            let blob = usize::try_from(step).unwrap();
+            let advice = machine.on_read(step * MIB, MIB, blob..blob + 1, 300, MIB, &LIMITS);
+            assert!(advice.staged.is_empty() || advice.staged.start >= advice.ahead.end, "{step}: {advice:?}");
+            if step < 2 {
+                assert!(advice.staged.end <= 12, "{step}: {advice:?}");
+            }
+            most_ahead = most_ahead.max(advice.staged.end.saturating_sub(blob + 1));
+            // Every other time there is no room.
+            let taken = if step % 2 == 0 { advice.staged.end } else { advice.staged.start };
+            staged.extend(advice.staged.start..taken);
+            machine.taken(advice.stream, advice.ahead.end, taken);
+        }
+        assert_eq!(most_ahead, LIMITS.staged.0);
+        assert!(staged.is_sorted_by(|a, b| a < b), "nothing twice");
+        assert!(staged.len() > 270, "{}", staged.len());
+    }
+
+    #[test]
+    fn test_nothing_is_staged_where_that_is_of_no_use() {
+        let limits = Limits { staged: (0, 0), ..LIMITS };
+        let mut machine = Sequential::default();
+        for step in 0..100 {
+            let blob = usize::try_from(step).unwrap();
+            let advice = machine.on_read(step * MIB, MIB, blob..blob + 1, 100, MIB, &limits);
+            assert!(advice.staged.is_empty(), "{step}: {advice:?}");
+            machine.taken(advice.stream, advice.ahead.end, advice.staged.end);
+        }
     }
 
     #[test]
@@ -288,7 +346,8 @@ mod tests {
                 let advice = machine.on_read(offset, len, blobs.clone(), total, MIB, &LIMITS);
                 prop_assert!(advice.ahead.start >= blobs.end.min(total) && advice.ahead.end <= total);
                 prop_assert!(advice.ahead.is_empty() || advice.ahead.end <= blobs.end + LIMITS.blobs);
-                machine.taken(advice.stream, advice.ahead.end);
+                prop_assert!(advice.staged.is_empty() || advice.staged.end <= (blobs.end + LIMITS.staged.0).min(total));
+                machine.taken(advice.stream, advice.ahead.end, advice.staged.end);
             }
         }
     }

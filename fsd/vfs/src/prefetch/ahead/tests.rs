@@ -2,7 +2,7 @@ use super::*;
 use crate::testing::{Fake, Node, blob_of};
 use Node::{Dir, File};
 
-const LIMITS: Limits = Limits { blobs: 0, bytes: 0, growth: 1, trees: 16, files: 6, file_bytes: 1_000 };
+const LIMITS: Limits = Limits { blobs: 0, bytes: 0, growth: 1, staged: (0, 0), trees: 16, files: 6, file_bytes: 1_000 };
 
 /// a/{a1,a2/{x}}, b/{f}, c/, file
 fn tree(fake: &Fake) -> Arc<Tree> {
