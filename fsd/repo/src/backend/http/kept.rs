@@ -12,8 +12,8 @@ const SMALLEST_BYTES: usize = 128 << 10;
 /// Buffers are multiples of this, so that an answer of about the same length fits.
 const STEP_BYTES: usize = 512 << 10;
 
-/// How much is kept while nobody uses it: two answers of the usual length.
-const KEPT_BYTES: usize = 8 << 20;
+/// How much is kept while nobody uses it: two answers of the greatest length that is asked for at once.
+const KEPT_BYTES: usize = 16 << 20;
 
 static KEPT: Kept = Kept(Mutex::new(Vec::new()));
 
