@@ -33,12 +33,12 @@ pub(crate) struct Limits {
 const LOCAL: Limits =
     Limits { blobs: 4, bytes: 16 << 20, growth: 1, staged: (0, 0), trees: 48, files: 0, file_bytes: 0 };
 
-/// A remote store answers after a round trip. 16 MiB of what is decoded keep the decoding threads busy; what hides the round
+/// A remote store answers after a round trip. 8 MiB of what is decoded keep the decoding threads busy; what hides the round
 /// trips is downloaded before that and stays sealed, as much as the blob engine has room for. Each doubling of what is under
 /// way takes a round trip, so it begins with more.
 const REMOTE: Limits = Limits {
     blobs: 256,
-    bytes: 16 << 20,
+    bytes: 8 << 20,
     growth: 4,
     staged: (2048, 512 << 20),
     trees: 384,

@@ -305,18 +305,22 @@ impl Engine {
     /// Puts work together into units, with what memory each takes.
     pub(super) fn units(&self, works: Vec<Work>, priority: Priority) -> Vec<(Unit, usize)> {
         let locations: Vec<_> = works.iter().map(|work| work.order.location).collect();
-        let (limits, windows) = if self.local.load(Relaxed) {
+        let (limits, staged) = if self.local.load(Relaxed) {
             (Limits::LOCAL, Vec::new())
         } else {
-            (Limits::REMOTE, locations.iter().map(|location| self.windows.place(location)).collect())
+            let staged = |location: &BlobLocation| location.kind == BlobKind::Data && self.windows.has(location);
+            (Limits::REMOTE, locations.iter().map(staged).collect())
         };
         let mut works: Vec<_> = works.into_iter().map(Some).collect();
-        let runs = plan::plan(&locations, &windows, limits).into_iter();
+        let runs = plan::plan(&locations, &staged, limits).into_iter();
         runs.map(|Run { pack, range, members }| {
+            let windowed = members.first().is_some_and(|member| staged.get(*member).is_some_and(|staged| *staged));
             let works: Vec<_> = members.into_iter().filter_map(|member| works[member].take()).collect();
             let orders: Vec<_> = works.iter().map(|work| work.order).collect();
-            let bytes = self.unit_bytes((range.end - range.start) as usize, &orders);
-            (Unit::new(pack, range, works, priority), bytes)
+            let bytes = self.unit_bytes(if windowed { 0 } else { range.len() }, &orders);
+            let mut unit = Unit::new(pack, range, works, priority);
+            unit.windowed = windowed;
+            (unit, bytes)
         })
         .collect()
     }

@@ -48,9 +48,10 @@ pub(crate) fn slice(range: &Range<u32>, location: &BlobLocation) -> Option<Range
 /// Puts wanted blobs together into runs. Each blob is in exactly one run. Runs come in the order in which the first of their
 /// blobs is wanted. Locations must have been checked: offset and length do not overflow.
 ///
-/// `windows` says which window has each of them, if any has: the blobs of a run come out of one window, or of none.
-pub(crate) fn plan(wanted: &[BlobLocation], windows: &[Option<u64>], limits: Limits) -> Vec<Run> {
-    let window = |place: usize| windows.get(place).copied().flatten();
+/// `staged` says which of them a window has: each is a run of its own, since there is no request to share, and one blob finds
+/// memory sooner than several.
+pub(crate) fn plan(wanted: &[BlobLocation], staged: &[bool], limits: Limits) -> Vec<Run> {
+    let staged = |place: usize| staged.get(place).copied().unwrap_or_default();
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_unstable_by_key(|&place| (wanted[place].pack, wanted[place].offset, place));
     let mut runs: Vec<(Run, u64)> = Vec::new();
@@ -60,7 +61,8 @@ pub(crate) fn plan(wanted: &[BlobLocation], windows: &[Option<u64>], limits: Lim
         let plain_bytes = u64::from(location.plain_bytes());
         if let Some((run, sum_bytes)) = runs.last_mut()
             && run.pack == location.pack
-            && window(run.members[0]) == window(place)
+            && !staged(run.members[0])
+            && !staged(place)
             && start.saturating_sub(run.range.end) <= limits.gap_bytes
             && end.max(run.range.end) - run.range.start <= limits.run_bytes
             && *sum_bytes + plain_bytes <= limits.plain_bytes
@@ -123,11 +125,11 @@ mod tests {
     }
 
     #[test]
-    fn test_plan_does_not_ask_for_what_a_window_has() {
+    fn test_plan_takes_out_of_windows_one_by_one() {
         let wanted = [at(1, 0, 10), at(1, 10, 10), at(1, 20, 10), at(1, 30, 10)];
-        let runs = plan(&wanted, &[None, Some(7), Some(7), Some(8)], LIMITS);
+        let runs = plan(&wanted, &[false, false, true, true], LIMITS);
         let runs: Vec<_> = runs.into_iter().map(|run| (run.range, run.members)).collect();
-        assert_eq!(runs, [(0..10, vec![0]), (10..30, vec![1, 2]), (30..40, vec![3])]);
+        assert_eq!(runs, [(0..20, vec![0, 1]), (20..30, vec![2]), (30..40, vec![3])]);
     }
 
     proptest! {

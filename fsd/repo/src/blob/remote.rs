@@ -85,7 +85,7 @@ impl Engine {
         match self.windows.take(paid) {
             Taken::Ready(paid, bytes) => self.hand_over_unit(paid, bytes),
             Taken::Waits => {}
-            Taken::Missing(paid) => self.run_exactly(paid).await,
+            Taken::Missing(paid) => self.run_alone(paid).await,
         }
     }
 
@@ -123,9 +123,7 @@ impl Engine {
             }
             // What no index names, or no sound one, shows up when it is asked for.
             let Ok(Some(location)) = self.locate.lookup(id) else { continue };
-            if self.order_at(*id, BlobKind::Data, usize::MAX, location).is_err()
-                || self.windows.place(&location).is_some()
-            {
+            if self.order_at(*id, BlobKind::Data, usize::MAX, location).is_err() || self.windows.has(&location) {
                 continue;
             }
             let Some(left_bytes) = room_bytes.checked_sub(location.len_bytes as usize) else {
@@ -176,8 +174,22 @@ impl Engine {
                     let Paid { mut unit, .. } = paid;
                     self.heal_all(unit.take(), error);
                 }
-                Err(_) => self.run_exactly(paid).await,
+                Err(_) => self.run_alone(paid).await,
             }
+        }
+    }
+
+    /// Fetches a unit's range after the window went that was to have it, and so the memory for it.
+    async fn run_alone(self: &Arc<Self>, paid: Paid) {
+        let Paid { mut unit, grant } = paid;
+        if !unit.windowed {
+            return self.run_exactly(Paid { unit, grant }).await;
+        }
+        let (priority, works) = (unit.priority, unit.take());
+        drop(grant);
+        for (mut unit, bytes) in self.units(works, priority) {
+            unit.past_disk = true;
+            self.launch(unit, bytes);
         }
     }
 

@@ -55,13 +55,23 @@ pub(crate) struct Unit {
     pub(crate) priority: Priority,
     /// Whether the disk cache was asked already.
     pub(crate) past_disk: bool,
+    /// Whether a window has its bytes, or will have them: then they are paid for there.
+    pub(crate) windowed: bool,
 }
 
 impl Unit {
     /// Makes a unit of blobs that lie in `range` of `pack`.
     pub(crate) fn new(pack: PackId, range: Range<u32>, works: Vec<Work>, priority: Priority) -> Self {
         let kind = works.first().map_or(BlobKind::Data, |work| work.ticket.kind);
-        Self { pack, range, kind, slots: works.into_iter().map(Slot::new).collect(), priority, past_disk: false }
+        Self {
+            pack,
+            range,
+            kind,
+            slots: works.into_iter().map(Slot::new).collect(),
+            priority,
+            past_disk: false,
+            windowed: false,
+        }
     }
 
     /// Makes a unit of one blob.

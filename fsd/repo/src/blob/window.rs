@@ -124,20 +124,20 @@ impl Windows {
         *known = end.max(*known);
     }
 
-    /// Returns which window has these bytes or will have them.
-    pub(crate) fn place(&self, location: &BlobLocation) -> Option<u64> {
+    /// Returns whether a window has these bytes or will have them.
+    pub(crate) fn has(&self, location: &BlobLocation) -> bool {
         let range = location.offset..location.offset.saturating_add(location.len_bytes);
         let state = self.state.lock();
-        let ready = state.ready.iter().map(|window| (window.key, window.pack, &window.range));
-        let pending = state.pending.iter().map(|pending| (pending.key, pending.pack, &pending.range));
-        ready.chain(pending).find(|(_, pack, held)| *pack == location.pack && holds(held, &range)).map(|(key, ..)| key)
+        let ready = state.ready.iter().map(|window| (window.pack, &window.range));
+        let mut all = ready.chain(state.pending.iter().map(|pending| (pending.pack, &pending.range)));
+        all.any(|(pack, held)| pack == location.pack && holds(held, &range))
     }
 
     /// Returns how many more bytes may be staged: nothing while there is little room, so that what is staged next is worth a
     /// request.
     pub(crate) fn room_bytes(&self) -> usize {
         let room_bytes = self.limit_bytes.saturating_sub(self.state.lock().staged_bytes);
-        if room_bytes >= self.limit_bytes / 2 { room_bytes } else { 0 }
+        if room_bytes >= self.limit_bytes / 4 { room_bytes } else { 0 }
     }
 
     /// Returns how many bytes are staged, ready or on their way.
@@ -289,9 +289,12 @@ impl State {
         window
     }
 
-    /// Takes out the window that was not used for longest, with `staged` of all, else of those that nobody is on the way to.
+    /// Takes out the window that was not used for longest of those that nobody is on the way to; then, with `staged`, the one
+    /// whose reader comes last.
     fn pop(&mut self, staged: bool) -> Option<Window> {
-        let place = self.ready.iter().position(|window| staged || window.staged.is_none())?;
+        let place = self.ready.iter().position(|window| window.staged.is_none());
+        let last = || self.ready.iter().enumerate().max_by_key(|(_, window)| window.key).map(|(place, _)| place);
+        let place = place.or_else(|| staged.then(last).flatten())?;
         Some(self.remove(place))
     }
 
