@@ -27,6 +27,9 @@ take_lock() { # SECONDS
   exec 9>>"$lock"
   flock -w "$1" 9 && echo $$ > "$lock"
 }
+take_lock_of_ended() { # the same, but waits for an owner that is about to end
+  take_lock 1 || { [ "$(cat "$lock")" = ending ] && take_lock 60; }
+}
 owner() { # prints the owner's process id
   ! flock -n "$lock" true && cat "$lock"
 }
@@ -51,6 +54,7 @@ sweep() {
 unshared= reader=
 stop() {
   trap '' INT TERM HUP
+  echo ending > "$lock"
   [ -z "$reader" ] || kill "$reader" 2>/dev/null || true
   # With unshare ends the first process of the node, and with that all others, before it is gone.
   if [ -n "$unshared" ]; then
@@ -62,8 +66,7 @@ stop() {
 }
 
 run() {
-  # A cluster that is being stopped is gone in seconds.
-  take_lock 10 || { echo "a cluster runs on this machine already (process $(cat "$lock")); \`make cluster-down\` stops it" >&2; exit 1; }
+  take_lock_of_ended || { echo "a cluster runs on this machine already (process $(cat "$lock")); \`make cluster-down\` stops it" >&2; exit 1; }
   trap stop EXIT
   trap 'exit 130' INT TERM HUP
   sweep
@@ -103,12 +106,8 @@ case ${1:-} in
     echo "export KUBECONFIG=$state/lib/cluster/admin.conf PATH=$bin:\$PATH"
     ;;
   down)
-    if pid=$(owner); then
-      kill "$pid"
-      take_lock 60 || { echo "the cluster (process $pid) does not end" >&2; exit 1; }
-    else
-      take_lock 1
-    fi
+    pid=$(owner) && [ "$pid" != ending ] && kill "$pid"
+    take_lock 60 || { echo "the cluster (process $pid) does not end" >&2; exit 1; }
     sweep
     ;;
   enter)
