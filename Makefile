@@ -30,6 +30,13 @@ check: ## formatting, lints and documentation
 test: ## install what is missing, build, and run every check and test (needs root)
 	tests/test.sh
 
+cluster: ## start the Kubernetes of the tests by hand (needs root); `make cluster-down` stops it
+	tests/tools/install.sh test
+	tests/cluster/cluster.sh up
+
+cluster-down: ## stop it, and clear what an unclean end has left
+	tests/cluster/cluster.sh down
+
 soak: ## the long loops, whole
 	tests/tools/install.sh test
 	STASH_FS_ROUNDS=200 cargo test --release --locked --workspace -- --nocapture soak
@@ -49,4 +56,4 @@ fuzz: ## run each fuzz target for T seconds (needs a nightly toolchain and cargo
 man: build ## write the manual pages and completions to target/man
 	$(STASH_FS) man target/man
 
-.PHONY: help build demo tools check test soak bench fuzz man
+.PHONY: help build demo tools check test cluster cluster-down soak bench fuzz man

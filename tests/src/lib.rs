@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::missing_panics_doc, reason = "see above")]
 
 pub mod big_index;
+pub mod cluster;
 pub mod engine;
 pub mod faulty_fs;
 pub mod fixture;

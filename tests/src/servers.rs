@@ -3,7 +3,7 @@
 //!
 //! Each listens on a port of its own and ends, by its process id, when it is dropped. So none of them goes into a `static`.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -41,13 +41,13 @@ pub fn tool(name: &str) -> PathBuf {
 }
 
 /// Returns a port that nothing listens on right now.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 /// A child process that ends with its owner.
 #[derive(Debug)]
-struct Server {
+pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
 }
@@ -55,10 +55,15 @@ struct Server {
 impl Server {
     /// Starts a program that is told its port, and waits until it accepts connections. The port is another one after
     /// each failure: somebody else may have taken it in between.
-    fn start(name: &str, mut command: impl FnMut(u16) -> Command) -> Self {
+    pub(crate) fn start(name: &str, command: impl FnMut(u16) -> Command) -> Self {
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), name, command)
+    }
+
+    /// The same on another address of this machine.
+    fn start_on(host: IpAddr, name: &str, mut command: impl FnMut(u16) -> Command) -> Self {
         for _ in 0..5 {
             let port = free_port();
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let address = SocketAddr::from((host, port));
             let mut command = command(port);
             let log = tempfile::tempfile().unwrap();
             command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log.try_clone().unwrap());
@@ -79,6 +84,11 @@ impl Server {
             eprintln!("{name} ended at its start: {text}");
         }
         panic!("{name} does not start");
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 

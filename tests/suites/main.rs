@@ -1,4 +1,5 @@
-//! One binary for all suites. A name's prefix says what a test needs: `root_` root's rights; nothing, only a user.
+//! One binary for all suites. A name's prefix says what a test needs: `root_` root's rights; `k8s_`
+//! root's rights and the programs of a Kubernetes; nothing, only a user.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -9,6 +10,9 @@ mod damage;
 mod fidelity;
 mod filter;
 mod hostile;
+mod k8s_apiserver;
+mod k8s_cluster;
+mod k8s_stop;
 mod restore;
 mod root_full_disk;
 mod root_mount_adapter;

@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
-# Installs what the tests, the demo and the benchmarks run: programs of Debian, and two servers built from pinned Go modules.
+# Installs what the tests, the demo and the benchmarks run: programs of Debian, and others built from pinned Go modules.
 # Usage: install.sh demo | test
-# STASH_FS_TOOLS names the folder that holds them, in bin/ (default /var/tmp/stash-fs-tools).
+# STASH_FS_TOOLS names the folder that holds the latter, in bin/ (default /var/tmp/stash-fs-tools).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 what=${1:?demo or test}
 bin=${STASH_FS_TOOLS:-/var/tmp/stash-fs-tools}/bin
 
 packages=(fuse3 gcc libc6-dev make)
-[ "$what" = demo ] || packages+=(acl attr openssh-client openssh-server openssl rclone restic rsync tar unzip util-linux)
+if [ "$what" = test ]; then
+  packages+=(acl attr openssh-client openssh-server openssl rclone restic rsync tar unzip util-linux)
+  # The cluster.
+  packages+=(busybox-static conntrack containerd containernetworking-plugins etcd-server iproute2 iptables runc)
+fi
 missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
@@ -22,11 +26,26 @@ fi
 [ "$what" = demo ] && exit 0
 
 mkdir -p "$bin"
-# The stamp holds what was built, so that a changed pin builds again and everything else costs nothing.
-stamp=$(sha256sum "$here/go.mod" "$here/go.sum" | sha256sum | cut -d' ' -f1)
-if [ "$(cat "$bin/.stamp" 2>/dev/null)" != "$stamp" ]; then
-  cd "$here"
-  CGO_ENABLED=0 go build -mod=mod -trimpath -ldflags '-s -w' -o "$bin/toxiproxy-server" github.com/Shopify/toxiproxy/v2/cmd/server
-  CGO_ENABLED=0 go build -mod=mod -trimpath -ldflags '-s -w' -o "$bin/minio" github.com/minio/minio
-  echo "$stamp" > "$bin/.stamp"
-fi
+# A stamp holds what was built, so that a changed pin or flag builds again and everything else costs nothing.
+build() { # NAME FOLDER LDFLAGS OUTPUT PACKAGE...
+  local name=$1 folder=$2 flags=$3 output=$4 started=$SECONDS stamp
+  shift 4
+  stamp=$( (cat "$folder/go.mod" "$folder/go.sum"; echo "$flags" "$@") | sha256sum | cut -d' ' -f1)
+  [ "$(cat "$bin/.stamp-$name" 2>/dev/null)" != "$stamp" ] || return 0
+  (cd "$folder" && CGO_ENABLED=0 go build -mod=mod -trimpath -ldflags "$flags" -o "$bin/$output" "$@")
+  echo "$stamp" > "$bin/.stamp-$name"
+  echo "$name: built in $((SECONDS - started)) s"
+}
+
+build minio "$here" '-s -w' minio github.com/minio/minio
+build toxiproxy "$here" '-s -w' toxiproxy-server github.com/Shopify/toxiproxy/v2/cmd/server
+
+# Without their version they would be v0.0.0 and refuse each other.
+version=$(awk '$1 == "require" && $2 == "k8s.io/kubernetes" { print $3 }' "$here/../cluster/go.mod")
+IFS=. read -r major minor _ <<<"${version#v}"
+flags='-s -w'
+for setting in "gitVersion=$version" "gitMajor=$major" "gitMinor=$minor" gitTreeState=clean gitCommit=unknown buildDate=2026-01-01T00:00:00Z; do
+  flags+=" -X k8s.io/component-base/version.$setting"
+done
+programs=(kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubectl kubelet)
+build kubernetes "$here/../cluster" "$flags" "" "${programs[@]/#/k8s.io/kubernetes/cmd/}"

@@ -1,7 +1,7 @@
 //! A real S3 server.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
@@ -22,25 +22,30 @@ const PASSWORD: &str = "stash-test-secret";
 impl Minio {
     /// Starts it and waits until it serves.
     pub fn start() -> Self {
-        Self::start_with(None)
+        Self::start_with(Ipv4Addr::LOCALHOST.into(), None)
+    }
+
+    /// Starts it on another address of this machine, as on the one that pods reach.
+    pub fn start_on(host: IpAddr) -> Self {
+        Self::start_with(host, None)
     }
 
     /// Starts it with TLS and one of the certificates.
     pub fn start_tls(certificates: &Certificates, name: &str) -> Self {
-        Self::start_with(Some((certificates, name)))
+        Self::start_with(Ipv4Addr::LOCALHOST.into(), Some((certificates, name)))
     }
 
-    fn start_with(tls: Option<(&Certificates, &str)>) -> Self {
+    fn start_with(host: IpAddr, tls: Option<(&Certificates, &str)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certs_dir = folder.path().join("certs");
         if let Some((certificates, name)) = tls {
             certificates.copy_for_minio(name, &certs_dir);
         }
         let program = tool("minio");
-        let server = Server::start("minio", |port| {
+        let server = Server::start_on(host, "minio", |port| {
             let mut command = Command::new(&program);
             command
-                .args(["server", "--quiet", "--address", &format!("127.0.0.1:{port}"), "--console-address"])
+                .args(["server", "--quiet", "--address", &format!("{host}:{port}"), "--console-address"])
                 .arg(format!("127.0.0.1:{}", super::free_port()))
                 .arg(folder.path().join("data"))
                 .arg("--certs-dir")
