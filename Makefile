@@ -53,7 +53,10 @@ fuzz: ## run each fuzz target for T seconds (needs a nightly toolchain and cargo
 		found=$(or $(NEW),target/corpus)/$$target; mkdir -p $$found; \
 		cargo +nightly fuzz run --sanitizer none $$target $$found corpus/$$target -- -max_total_time=$(or $(T),60); done
 
+crds: ## write the definitions of the Kubernetes API to deploy/crds
+	cargo run --release --locked -p stash-crds --bin crdgen -- deploy/crds
+
 man: build ## write the manual pages and completions to target/man
 	$(STASH_FS) man target/man
 
-.PHONY: help build demo tools check test cluster cluster-down soak bench fuzz man
+.PHONY: help build demo tools check test cluster cluster-down soak bench fuzz crds man

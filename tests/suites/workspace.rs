@@ -61,6 +61,10 @@ fn test_arrows_between_crates_point_down() {
     only("opendal", &["stash-repo"]);
     only("reqwest", &["stash-repo"]);
     only("clap", &["stash-fs"]);
+    only("stash-crds", &["stash-controller", "stash-csi"]);
+    for crate_of_kubernetes in ["kube", "k8s-openapi", "schemars"] {
+        only(crate_of_kubernetes, &["stash-crds", "stash-controller", "stash-csi"]);
+    }
 }
 
 #[test]
