@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::mounted::wait_for;
 
 mod certificates;
-mod http1;
+pub(crate) mod http1;
 mod minio;
 mod peer;
 mod rclone;

@@ -12,6 +12,7 @@ mod filter;
 mod hostile;
 mod k8s_apiserver;
 mod k8s_cluster;
+mod k8s_crds;
 mod k8s_stop;
 mod restore;
 mod root_full_disk;

@@ -3,16 +3,19 @@
 use std::fs;
 use std::process::Command;
 
+use serde_json::{Value, json};
+
 use super::{Kubectl, Namespace, wait_until};
-use crate::servers::{Certificates, Server, free_port, tool};
+use crate::servers::{Certificates, Server, free_port, http1, tool};
 
 /// etcd and kube-apiserver on loopback. Nothing runs, schedules or collects what is created there; several may run at
 /// once, beside a [`Cluster`](super::Cluster) too.
 #[derive(Debug)]
 pub struct ApiServer {
     kubectl: Kubectl,
+    token: String,
     // Dropped in this order.
-    _api_server: Server,
+    api_server: Server,
     _etcd: Server,
     _folder: tempfile::TempDir,
 }
@@ -52,7 +55,7 @@ impl ApiServer {
         });
         let kubeconfig = folder.path().join("admin.conf");
         let authority = fs::read_to_string(certificates.certificate("ca")).unwrap();
-        let config = serde_json::json!({
+        let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
             "clusters": [{ "name": "test", "cluster": {
                 "server": format!("https://{}", api_server.address()),
@@ -64,12 +67,25 @@ impl ApiServer {
         fs::write(&kubeconfig, config.to_string()).unwrap();
         let kubectl = Kubectl::new(kubeconfig);
         wait_until("kube-apiserver", || kubectl.try_run(&["get", "--raw", "/readyz"], "").ok());
-        Self { kubectl, _api_server: api_server, _etcd: etcd, _folder: folder }
+        Self { kubectl, token, api_server, _etcd: etcd, _folder: folder }
     }
 
     /// A client with all rights.
     pub fn kubectl(&self) -> &Kubectl {
         &self.kubectl
+    }
+
+    /// Sends one request, as `POST`, `/api/v1/namespaces`, an object; returns the status and the answer. A field that the object's
+    /// kind does not have is an error.
+    pub fn request(&self, method: &str, path: &str, object: &Value) -> (u16, Value) {
+        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let headers = [("Authorization", format!("Bearer {}", self.token)), ("Content-Type", kind.to_owned())];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value));
+        let path = format!("{path}?fieldValidation=Strict");
+        let body = object.to_string();
+        let answer = http1::request_tls(self.api_server.address(), method, &path, &headers, body.as_bytes());
+        let (status, answer) = answer.unwrap();
+        (status, serde_json::from_slice(&answer).unwrap_or_else(|error| panic!("{method} {path}: {error}")))
     }
 
     /// A namespace of its own for a test.

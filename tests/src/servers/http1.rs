@@ -22,7 +22,7 @@ pub(super) fn request(
 }
 
 /// The same through TLS, whoever the server is.
-pub(super) fn request_tls(
+pub(crate) fn request_tls(
     address: SocketAddr,
     method: &str,
     path: &str,
@@ -58,5 +58,19 @@ fn split(answer: &[u8]) -> (u16, Vec<u8>) {
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or(answer.len());
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    (status, answer.get(end + 4..).unwrap_or_default().to_vec())
+    let body = answer.get(end + 4..).unwrap_or_default();
+    let chunked = head.to_ascii_lowercase().contains("\r\ntransfer-encoding: chunked");
+    (status, if chunked { unchunk(body) } else { body.to_vec() })
+}
+
+/// Puts a body together that came in chunks, as far as it is well-formed (RFC 9112, section 7.1).
+fn unchunk(mut rest: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Some(end) = rest.windows(2).position(|two| two == b"\r\n") {
+        let len = std::str::from_utf8(&rest[..end]).ok().and_then(|len| usize::from_str_radix(len.trim(), 16).ok());
+        let Some(chunk) = len.filter(|len| *len > 0).and_then(|len| rest.get(end + 2..end + 2 + len)) else { break };
+        body.extend_from_slice(chunk);
+        rest = rest.get(end + 2 + chunk.len() + 2..).unwrap_or_default();
+    }
+    body
 }
