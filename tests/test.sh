@@ -31,6 +31,7 @@ build() {
   local tools=$! status=0
   cargo build --release --locked --workspace --all-targets || status=$?
   wait "$tools" || { status=1; tail -20 target/tools.log; }
+  grep ': built in' target/tools.log
   return $status
 }
 mkdir -p target
@@ -40,5 +41,7 @@ stage "lints" cargo clippy --release --locked --workspace --all-targets --quiet 
 stage "documentation" env RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --release --locked --workspace --no-deps --quiet
 stage "unit tests" cargo test --release --locked --workspace --lib --bins
 stage "suites" cargo test --release --locked --workspace --test suites
+# It ends with the process that ran the suites; this waits for it.
+[ "${STASH_FS_CLUSTER:-}" = attach ] || stage "cluster gone" tests/cluster/cluster.sh down
 stage "demo" env DIR="$PWD/docs" REPO= tests/demo.sh target/release/stash-fs </dev/null
 summary

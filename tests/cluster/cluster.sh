@@ -106,7 +106,7 @@ case ${1:-} in
     echo "export KUBECONFIG=$state/lib/cluster/admin.conf PATH=$bin:\$PATH"
     ;;
   down)
-    pid=$(owner) && [ "$pid" != ending ] && kill "$pid"
+    pid=$(owner) && [ "$pid" != ending ] && kill "$pid" || true
     take_lock 60 || { echo "the cluster (process $pid) does not end" >&2; exit 1; }
     sweep
     ;;

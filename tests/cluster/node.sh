@@ -108,8 +108,9 @@ rm -r "$busybox"
 
 until_true 120 "API server" kubectl get --raw /readyz
 start kubelet kubelet --config=kubelet.yaml --kubeconfig=kubelet.conf --node-ip=$node
+# A node of a busy machine is not lost because it was silent for a minute.
 start kube-controller-manager kube-controller-manager --kubeconfig=kube-controller-manager.conf --leader-elect=false \
-  --flex-volume-plugin-dir=/var/lib/kubelet/volume-plugins \
+  --flex-volume-plugin-dir=/var/lib/kubelet/volume-plugins --node-monitor-grace-period=5m \
   --use-service-account-credentials --service-account-private-key-file=apiserver.key --root-ca-file=ca.crt
 start kube-scheduler kube-scheduler --kubeconfig=kube-scheduler.conf --leader-elect=false
 # The settings of connection tracking belong to the whole machine too.
