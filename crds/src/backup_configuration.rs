@@ -20,7 +20,8 @@ use crate::volumes::{ClaimTemplate, EmptyDirSettings};
 
 /// What asks for a repository where files are stored in one.
 pub(crate) fn repository_rule() -> kube::core::Rule {
-    rule("self.driver != 'Restic' || has(self.repository)", "the driver Restic needs a repository").field_path(".repository")
+    rule("self.driver != 'Restic' || has(self.repository)", "the driver Restic needs a repository")
+        .field_path(".repository")
 }
 
 /// What is backed up, when, where to, and what is kept.

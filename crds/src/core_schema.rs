@@ -40,7 +40,8 @@ impl VolumeSource {
     pub(crate) fn names() -> Vec<String> {
         let volume = plain::<Volume>();
         let properties = volume["properties"].as_object().cloned().unwrap_or_default();
-        let mut names: Vec<String> = properties.into_iter().map(|(name, _)| name).filter(|name| name != "name").collect();
+        let mut names: Vec<String> =
+            properties.into_iter().map(|(name, _)| name).filter(|name| name != "name").collect();
         names.sort();
         names
     }

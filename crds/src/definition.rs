@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use crate::core_schema::for_each_subschema;
 use crate::rules::{rule, unchanged};
 use crate::{
-    AppBinding, BackupBatch, BackupBlueprint, BackupConfiguration, BackupSession, Function, Repository, RestoreBatch, RestoreSession,
-    Snapshot, Task,
+    AppBinding, BackupBatch, BackupBlueprint, BackupConfiguration, BackupSession, Function, Repository, RestoreBatch,
+    RestoreSession, Snapshot, Task,
 };
 
 /// Returns the definitions of all kinds, each as it is installed.

@@ -82,8 +82,10 @@ pub struct PostRestoreHook {
 
 string_enum! {
     /// After which outcomes of a backup a hook is called.
+    #[derive(Default)]
     BackupExecutionPolicy {
         /// After each.
+        #[default]
         Always,
         /// When the backup failed.
         OnFailure,
@@ -96,25 +98,15 @@ string_enum! {
 
 string_enum! {
     /// After which outcomes of a restore a hook is called.
+    #[derive(Default)]
     RestoreExecutionPolicy {
         /// After each.
+        #[default]
         Always,
         /// When the restore failed.
         OnFailure,
         /// When the restore succeeded.
         OnSuccess,
-    }
-}
-
-impl Default for BackupExecutionPolicy {
-    fn default() -> Self {
-        Self::Always
-    }
-}
-
-impl Default for RestoreExecutionPolicy {
-    fn default() -> Self {
-        Self::Always
     }
 }
 

@@ -81,19 +81,15 @@ pub struct AllowedNamespaces {
 
 string_enum! {
     /// Which namespaces may use a Repository.
+    #[derive(Default)]
     AllowedFrom {
         /// All of the cluster.
         All,
         /// Those with matching labels.
         Selector,
         /// The Repository's own.
+        #[default]
         Same,
-    }
-}
-
-impl Default for AllowedFrom {
-    fn default() -> Self {
-        Self::Same
     }
 }
 

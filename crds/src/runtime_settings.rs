@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, EnvFromSource, EnvVar, Lifecycle, PodReadinessGate, PodSecurityContext, Probe, ResourceRequirements, SecurityContext,
-    Toleration, TopologySpreadConstraint,
+    Affinity, EnvFromSource, EnvVar, Lifecycle, PodReadinessGate, PodSecurityContext, Probe, ResourceRequirements,
+    SecurityContext, Toleration, TopologySpreadConstraint,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -50,7 +50,8 @@ impl JsonSchema for CronTemplate {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let message = "a schedule has five fields (minute hour day month weekday), is a descriptor as @daily, or holds variables";
+        let message =
+            "a schedule has five fields (minute hour day month weekday), is a descriptor as @daily, or holds variables";
         json_schema!({
             "type": "string",
             "maxLength": 256,

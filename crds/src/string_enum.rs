@@ -75,6 +75,7 @@ macro_rules! string_enum {
 pub(crate) use string_enum;
 
 #[cfg(test)]
+#[expect(unreachable_pub, reason = "the macro makes what the API is made of: public items")]
 mod tests {
     string_enum! {
         /// A direction.

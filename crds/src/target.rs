@@ -14,33 +14,25 @@ use crate::volumes::ClaimTemplate;
 
 string_enum! {
     /// How data is taken.
+    #[derive(Default)]
     Driver {
         /// Files are read and stored in a repository.
+        #[default]
         Restic,
         /// Volumes are snapshotted by their storage.
         VolumeSnapshotter,
     }
 }
 
-impl Default for Driver {
-    fn default() -> Self {
-        Self::Restic
-    }
-}
-
 string_enum! {
     /// In which order the members of a batch are worked on.
+    #[derive(Default)]
     ExecutionOrder {
         /// At once.
+        #[default]
         Parallel,
         /// One after the other, as they stand.
         Sequential,
-    }
-}
-
-impl Default for ExecutionOrder {
-    fn default() -> Self {
-        Self::Parallel
     }
 }
 

@@ -29,8 +29,10 @@ fn root() -> PathBuf {
 }
 
 fn documents(folder: &str) -> Vec<Document> {
-    let mut files: Vec<_> =
-        std::fs::read_dir(root().join("crds/testdata").join(folder)).unwrap().map(|file| file.unwrap().path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(root().join("crds/testdata").join(folder))
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
     files.sort();
     let mut documents = Vec::new();
     for file in files {
@@ -69,7 +71,13 @@ impl Api {
         let folder = root().join("deploy/crds");
         let folder = folder.to_str().unwrap();
         server.kubectl().run(&["apply", "--server-side", "--validate=strict", "-f", folder]);
-        server.kubectl().run(&["wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinitions", "--all"]);
+        server.kubectl().run(&[
+            "wait",
+            "--for=condition=Established",
+            "--timeout=60s",
+            "customresourcedefinitions",
+            "--all",
+        ]);
         let kinds = stash_crds::definitions()
             .into_iter()
             .map(|definition| {

@@ -6,14 +6,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use stash_crds::{
-    AppBinding, BackupBatch, BackupBlueprint, BackupConfiguration, BackupSession, Function, Repository, RestoreBatch, RestoreSession,
-    Snapshot, Task,
+    AppBinding, BackupBatch, BackupBlueprint, BackupConfiguration, BackupSession, Function, Repository, RestoreBatch,
+    RestoreSession, Snapshot, Task,
 };
 
 use crate::server::{default, refusals, schema_of};
 
 /// A document of the corpora.
-pub struct Document {
+pub(crate) struct Document {
     /// Where it stands, for messages.
     pub place: String,
     /// The header above it.
@@ -34,7 +34,8 @@ fn documents(name: &str) -> Vec<Document> {
         let text = std::fs::read_to_string(&file).unwrap();
         for part in text.split("\n---\n") {
             let header = part.lines().filter_map(|line| line.strip_prefix("# ")).collect::<Vec<_>>().join("\n");
-            let object: Value = serde_saphyr::from_str(part).unwrap_or_else(|e| panic!("{}: {e}\n{part}", file.display()));
+            let object: Value =
+                serde_saphyr::from_str(part).unwrap_or_else(|e| panic!("{}: {e}\n{part}", file.display()));
             let place = format!("{} {}", file.file_name().unwrap().to_string_lossy(), object["metadata"]["name"]);
             found.push(Document { place, header, object });
         }
@@ -109,12 +110,18 @@ fn test_right_objects_hold_every_field() {
     let mut missing = Vec::new();
     let objects: Vec<Value> = documents("valid").into_iter().map(|d| d.object).collect();
     for definition in stash_crds::definitions() {
-        let of_kind: Vec<&Value> = objects.iter().filter(|o| o["kind"] == definition.spec.names.kind.as_str()).collect();
+        let of_kind: Vec<&Value> =
+            objects.iter().filter(|o| o["kind"] == definition.spec.names.kind.as_str()).collect();
         assert!(!of_kind.is_empty(), "no {} in the corpus", definition.spec.names.kind);
         let schema = schema_of(of_kind[0]);
         for part in ["spec", "status"] {
             let inner: Vec<&Value> = of_kind.iter().filter_map(|object| object.get(part)).collect();
-            find_missing(&schema["properties"][part], &inner, &format!("{}.{part}", definition.spec.names.kind), &mut missing);
+            find_missing(
+                &schema["properties"][part],
+                &inner,
+                &format!("{}.{part}", definition.spec.names.kind),
+                &mut missing,
+            );
         }
     }
     assert_eq!(missing, [""; 0]);

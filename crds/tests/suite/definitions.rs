@@ -66,46 +66,130 @@ fn test_committed_yaml_reads_back() {
 }
 
 /// Kind, group and version, plural, short name, scope, categories, status sub-resource, columns: section 1 of Stash's API.
+type Names<'a> = (&'a str, &'a str, &'a str, &'a str, &'a str, &'a str, bool, &'a str);
+
 #[test]
 fn test_names_and_columns_are_those_of_stash() {
-    let stash: &[(&str, &str, &str, &str, &str, &str, bool, &str)] = &[
-        ("Repository", "stash.appscode.com/v1alpha1", "repositories", "repo", "Namespaced", "stash appscode", true,
+    let stash: &[Names<'_>] = &[
+        (
+            "Repository",
+            "stash.appscode.com/v1alpha1",
+            "repositories",
+            "repo",
+            "Namespaced",
+            "stash appscode",
+            true,
             "Integrity=.status.integrity:boolean Size=.status.totalSize:string Snapshot-Count=.status.snapshotCount:integer \
-             Last-Successful-Backup=.status.lastBackupTime:date Age"),
-        ("BackupConfiguration", "stash.appscode.com/v1beta1", "backupconfigurations", "bc", "Namespaced", "stash appscode all", true,
-            "Task=.spec.task.name:string Schedule=.spec.schedule:string Paused=.spec.paused:boolean Phase=.status.phase:string Age"),
-        ("BackupSession", "stash.appscode.com/v1beta1", "backupsessions", "", "Namespaced", "stash appscode all", true,
+             Last-Successful-Backup=.status.lastBackupTime:date Age",
+        ),
+        (
+            "BackupConfiguration",
+            "stash.appscode.com/v1beta1",
+            "backupconfigurations",
+            "bc",
+            "Namespaced",
+            "stash appscode all",
+            true,
+            "Task=.spec.task.name:string Schedule=.spec.schedule:string Paused=.spec.paused:boolean Phase=.status.phase:string Age",
+        ),
+        (
+            "BackupSession",
+            "stash.appscode.com/v1beta1",
+            "backupsessions",
+            "",
+            "Namespaced",
+            "stash appscode all",
+            true,
             "Invoker-Type=.spec.invoker.kind:string Invoker-Name=.spec.invoker.name:string Phase=.status.phase:string \
-             Duration=.status.sessionDuration:string Age"),
-        ("RestoreSession", "stash.appscode.com/v1beta1", "restoresessions", "restore", "Namespaced", "stash appscode all", true,
-            "Repository=.spec.repository.name:string Phase=.status.phase:string Duration=.status.sessionDuration:string Age"),
-        ("BackupBatch", "stash.appscode.com/v1beta1", "backupbatches", "", "Namespaced", "stash appscode all", true,
-            "Schedule=.spec.schedule:string Paused=.spec.paused:boolean Phase=.status.phase:string Age"),
-        ("RestoreBatch", "stash.appscode.com/v1beta1", "restorebatches", "", "Namespaced", "stash appscode all", true,
-            "Repository=.spec.repository.name:string Phase=.status.phase:string Duration=.status.sessionDuration:string Age"),
+             Duration=.status.sessionDuration:string Age",
+        ),
+        (
+            "RestoreSession",
+            "stash.appscode.com/v1beta1",
+            "restoresessions",
+            "restore",
+            "Namespaced",
+            "stash appscode all",
+            true,
+            "Repository=.spec.repository.name:string Phase=.status.phase:string Duration=.status.sessionDuration:string Age",
+        ),
+        (
+            "BackupBatch",
+            "stash.appscode.com/v1beta1",
+            "backupbatches",
+            "",
+            "Namespaced",
+            "stash appscode all",
+            true,
+            "Schedule=.spec.schedule:string Paused=.spec.paused:boolean Phase=.status.phase:string Age",
+        ),
+        (
+            "RestoreBatch",
+            "stash.appscode.com/v1beta1",
+            "restorebatches",
+            "",
+            "Namespaced",
+            "stash appscode all",
+            true,
+            "Repository=.spec.repository.name:string Phase=.status.phase:string Duration=.status.sessionDuration:string Age",
+        ),
         ("Function", "stash.appscode.com/v1beta1", "functions", "fn", "Cluster", "stash appscode", false, "Age"),
         ("Task", "stash.appscode.com/v1beta1", "tasks", "task", "Cluster", "stash appscode", false, "Age"),
-        ("BackupBlueprint", "stash.appscode.com/v1beta1", "backupblueprints", "bb", "Cluster", "stash appscode", false,
-            "Task=.spec.task.name:string Schedule=.spec.schedule:string Age"),
-        ("AppBinding", "appcatalog.appscode.com/v1alpha1", "appbindings", "", "Namespaced", "catalog appscode all", false,
-            "Type=.spec.type:string Version=.spec.version:string Age"),
-        ("Snapshot", "repositories.stash.appscode.com/v1alpha1", "snapshots", "", "Namespaced", "storage appscode all", false,
-            "ID=.status.shortID:string Repository=.status.repository:string Hostname=.status.hostname:string Created_At=.status.snapshotTime:string"),
+        (
+            "BackupBlueprint",
+            "stash.appscode.com/v1beta1",
+            "backupblueprints",
+            "bb",
+            "Cluster",
+            "stash appscode",
+            false,
+            "Task=.spec.task.name:string Schedule=.spec.schedule:string Age",
+        ),
+        (
+            "AppBinding",
+            "appcatalog.appscode.com/v1alpha1",
+            "appbindings",
+            "",
+            "Namespaced",
+            "catalog appscode all",
+            false,
+            "Type=.spec.type:string Version=.spec.version:string Age",
+        ),
+        (
+            "Snapshot",
+            "repositories.stash.appscode.com/v1alpha1",
+            "snapshots",
+            "",
+            "Namespaced",
+            "storage appscode all",
+            false,
+            "ID=.status.shortID:string Repository=.status.repository:string Hostname=.status.hostname:string Created_At=.status.snapshotTime:string",
+        ),
     ];
     assert_eq!(definitions().len(), stash.len());
     for (kind, version, plural, short, scope, categories, status, columns) in stash {
         let definition = definition(kind);
         let spec = &definition["spec"];
         let names = &spec["names"];
-        let words = |list: &Value| list.as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
-        assert_eq!(format!("{}/{}", spec["group"].as_str().unwrap(), spec["versions"][0]["name"].as_str().unwrap()), *version);
+        let words = |list: &Value| {
+            list.as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            format!("{}/{}", spec["group"].as_str().unwrap(), spec["versions"][0]["name"].as_str().unwrap()),
+            *version
+        );
         assert_eq!((&names["plural"], &names["singular"]), (&json!(plural), &json!(kind.to_lowercase())));
-        assert_eq!((words(&names["shortNames"]).as_str(), words(&names["categories"]).as_str()), (*short, *categories), "{kind}");
+        assert_eq!(
+            (words(&names["shortNames"]).as_str(), words(&names["categories"]).as_str()),
+            (*short, *categories),
+            "{kind}"
+        );
         assert_eq!(spec["scope"], *scope);
         assert_eq!(spec["versions"].as_array().unwrap().len(), 1);
         assert_eq!((&spec["versions"][0]["served"], &spec["versions"][0]["storage"]), (&json!(true), &json!(true)));
         assert_eq!(spec["versions"][0]["subresources"]["status"].is_object(), *status, "{kind}");
-        let found: Vec<String> = spec["versions"][0]["additionalPrinterColumns"].as_array().unwrap().iter().map(column).collect();
+        let found: Vec<String> =
+            spec["versions"][0]["additionalPrinterColumns"].as_array().unwrap().iter().map(column).collect();
         assert_eq!(found.join(" "), *columns, "{kind}");
         let label = if *kind == "AppBinding" { "catalog" } else { "stash" };
         assert_eq!(definition["metadata"]["labels"], json!({ "app.kubernetes.io/name": label }));

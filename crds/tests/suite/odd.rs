@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use stash_crds::backup_configuration::InvokerPhase;
 use stash_crds::target::{Driver, ExecutionOrder};
 use stash_crds::{
-    AppBinding, BackupBatch, BackupBlueprint, BackupConfiguration, BackupSession, Function, Repository, RestoreBatch, RestoreSession,
-    Snapshot, Task,
+    AppBinding, BackupBatch, BackupBlueprint, BackupConfiguration, BackupSession, Function, Repository, RestoreBatch,
+    RestoreSession, Snapshot, Task,
 };
 
 fn objects() -> Vec<Value> {
@@ -85,6 +85,7 @@ fn test_what_makes_sense_is_kept() {
 fn test_a_port_is_a_number_or_a_name() {
     let hook: stash_crds::hooks::Hook = serde_json::from_value(json!({"httpGet": {"port": "http"}})).unwrap();
     assert_eq!(hook.http_get.unwrap().port, IntOrString::String("http".to_owned()));
-    let hook: stash_crds::hooks::PostBackupHook = serde_json::from_value(json!({"httpPost": {"port": 8080, "body": "b"}})).unwrap();
+    let hook: stash_crds::hooks::PostBackupHook =
+        serde_json::from_value(json!({"httpPost": {"port": 8080, "body": "b"}})).unwrap();
     assert_eq!(hook.hook.http_post.unwrap().target.port, IntOrString::Int(8080));
 }

@@ -6,7 +6,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 /// The schema of the kind of an object.
-pub fn schema_of(object: &Value) -> Value {
+pub(crate) fn schema_of(object: &Value) -> Value {
     let definition = stash_crds::definitions()
         .into_iter()
         .find(|d| {
@@ -14,11 +14,12 @@ pub fn schema_of(object: &Value) -> Value {
                 && object["apiVersion"] == format!("{}/{}", d.spec.group, d.spec.versions[0].name)
         })
         .unwrap_or_else(|| panic!("no kind for {object}"));
-    serde_json::to_value(definition.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap()).unwrap()
+    serde_json::to_value(definition.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap())
+        .unwrap()
 }
 
 /// What is wrong with `object`, as `PATH: MESSAGE` each.
-pub fn refusals(object: &Value, old: Option<&Value>) -> Vec<String> {
+pub(crate) fn refusals(object: &Value, old: Option<&Value>) -> Vec<String> {
     let schema = schema_of(object);
     let mut object = object.clone();
     default(&schema, &mut object);
@@ -39,7 +40,7 @@ pub fn refusals(object: &Value, old: Option<&Value>) -> Vec<String> {
 }
 
 /// Fills in defaults, as the API server does before it looks at an object.
-pub fn default(schema: &Value, value: &mut Value) {
+pub(crate) fn default(schema: &Value, value: &mut Value) {
     match value {
         Value::Object(object) => {
             for (name, property) in schema["properties"].as_object().into_iter().flatten() {
