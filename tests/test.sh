@@ -39,7 +39,7 @@ stage "tools and builds" build || summary
 stage "format" cargo fmt --all --check
 stage "lints" cargo clippy --release --locked --workspace --all-targets --quiet -- -D warnings
 stage "documentation" env RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' cargo doc --release --locked --workspace --no-deps --quiet
-stage "unit tests" cargo test --release --locked --workspace --lib --bins
+stage "unit tests" cargo test --release --locked --workspace --lib --bins --test suite
 stage "suites" cargo test --release --locked --workspace --test suites
 # It ends with the process that ran the suites; this waits for it.
 [ "${STASH_FS_CLUSTER:-}" = attach ] || stage "cluster gone" tests/cluster/cluster.sh down

@@ -5,4 +5,4 @@
 mod corpus;
 mod definitions;
 mod odd;
-mod server;
+mod schema;
