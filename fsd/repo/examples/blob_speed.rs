@@ -74,6 +74,7 @@ fn main() {
                 disk: DiskCache::disabled(),
                 runtime: runtime.handle().clone(),
                 memory_bytes: 64 << 20,
+                budget: None,
                 verify: false,
                 deadline: Duration::from_secs(30),
             })
@@ -149,6 +150,7 @@ fn random(runtime: &tokio::runtime::Runtime, backend: &Arc<dyn Backend>, key: &M
             disk: DiskCache::disabled(),
             runtime: runtime.handle().clone(),
             memory_bytes: 0,
+            budget: None,
             verify: false,
             deadline: Duration::from_secs(30),
         })

@@ -199,6 +199,15 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Any; nothing is visible then.
     async fn write(&self, kind: FileKind, id: &Id, content: Bytes) -> BackendResult<()>;
 
+    /// Writes a file unless there is one of its name. A store that cannot do both in one request writes it all the same: whoever
+    /// has to know which one is there reads it.
+    ///
+    /// # Errors
+    /// `Conflict`: there is one, which an attempt of this very call may have written. Any other.
+    async fn write_new(&self, kind: FileKind, id: &Id, content: Bytes) -> BackendResult<()> {
+        self.write(kind, id, content).await
+    }
+
     /// Removes a file; one that is not there is no error.
     ///
     /// # Errors

@@ -37,6 +37,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::backend::Backend;
+use crate::budget::Budget;
 use crate::cache::disk::DiskCache;
 use crate::crypto::MasterKey;
 use crate::error::RepoResult;
@@ -153,6 +154,8 @@ pub struct BlobsConfig {
     pub runtime: Handle,
     /// The memory for all blobs: in flight, decoded, fetched ahead. Capped by the control group's limit.
     pub memory_bytes: usize,
+    /// A budget that is shared with others, instead of one of `memory_bytes`.
+    pub budget: Option<Budget>,
     /// Hash every data blob, also from a local disk.
     pub verify: bool,
     /// No request outlives this.

@@ -16,10 +16,10 @@ pub mod cgroup;
 
 use std::fmt;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::metrics::Metrics;
@@ -34,6 +34,11 @@ pub(crate) trait Reclaim: Send + Sync {
 
     /// Frees all that can be freed. Called when nothing else helps.
     fn flush(&self);
+
+    /// Whether there is nothing any more that could be freed.
+    fn is_gone(&self) -> bool {
+        false
+    }
 }
 
 /// A limit of bytes that many share.
@@ -51,7 +56,8 @@ struct Inner {
     turn: tokio::sync::Mutex<()>,
     /// Told when bytes come back or work ends.
     freed: Notify,
-    reclaim: OnceLock<Box<dyn Reclaim>>,
+    /// Those who give memory back: one for each repository that shares the budget.
+    reclaim: RwLock<Vec<Box<dyn Reclaim>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -82,17 +88,17 @@ impl Budget {
                 waiting: AtomicUsize::new(0),
                 turn: tokio::sync::Mutex::new(()),
                 freed: Notify::new(),
-                reclaim: OnceLock::new(),
+                reclaim: RwLock::default(),
                 metrics,
             }),
         }
     }
 
-    /// Names who gives memory back when it is short. The first call counts.
-    pub(crate) fn set_reclaim(&self, reclaim: Box<dyn Reclaim>) {
-        if self.inner.reclaim.set(reclaim).is_err() {
-            tracing::error!("a budget was given a second owner; its memory will not be had back");
-        }
+    /// Names another one who gives memory back when it is short, and forgets those who are gone.
+    pub(crate) fn add_reclaim(&self, reclaim: Box<dyn Reclaim>) {
+        let mut all = self.inner.reclaim.write();
+        all.retain(|one| !one.is_gone());
+        all.push(reclaim);
     }
 
     /// Returns the limit.
@@ -136,7 +142,7 @@ impl Budget {
                 return grant;
             }
             if self.inner.state.lock().working == 0 {
-                if let Some(reclaim) = self.inner.reclaim.get() {
+                for reclaim in self.inner.reclaim.read().iter() {
                     reclaim.flush();
                 }
                 if let Some(grant) = self.take(bytes, 0, false) {
@@ -153,7 +159,9 @@ impl Budget {
 
     fn take_or_trim(&self, bytes: usize, leave_bytes: usize) -> Option<Grant> {
         self.take(bytes, leave_bytes, false).or_else(|| {
-            self.inner.reclaim.get()?.trim(bytes.saturating_add(leave_bytes), leave_bytes > 0);
+            for reclaim in self.inner.reclaim.read().iter() {
+                reclaim.trim(bytes.saturating_add(leave_bytes), leave_bytes > 0);
+            }
             self.take(bytes, leave_bytes, false)
         })
     }

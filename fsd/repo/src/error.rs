@@ -115,6 +115,9 @@ pub enum RepoError {
         /// How.
         reason: String,
     },
+    /// Nothing of what is to be backed up is there.
+    #[error("backup: none of the files and directories to back up exists")]
+    NoSource,
     /// A local file (cache, temporary) failed.
     #[error("{what}: {reason}")]
     Local {

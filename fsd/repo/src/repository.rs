@@ -21,6 +21,7 @@ use self::store::Store;
 use self::trees::Trees;
 use crate::backend::{Backend, BackendErrorKind, FileKind};
 use crate::blob::{Blobs, BlobsConfig};
+use crate::budget::Budget;
 use crate::cache::disk::DiskCache;
 use crate::config::Config;
 use crate::crypto::MasterKey;
@@ -36,6 +37,9 @@ use crate::metrics::Metrics;
 /// The part of the memory that decoded trees may take: 16 MiB of the default hold the 80,000 entries of a large snapshot.
 const TREE_SHARE: usize = 4;
 
+/// The same of a budget that up to 32 repositories share.
+const SHARED_TREE_SHARE: usize = 32;
+
 /// How a repository is opened.
 #[derive(Debug, Clone)]
 pub struct RepositoryOptions {
@@ -46,6 +50,8 @@ pub struct RepositoryOptions {
     /// The budget of memory for everything in flight, decoded or fetched ahead, of this repository alone: a process that opens
     /// several, or that a control group limits, divides before ([`share_bytes`](crate::budget::cgroup::share_bytes)).
     pub memory_bytes: usize,
+    /// A budget that all repositories of a process share, instead of one of `memory_bytes` for this one.
+    pub budget: Option<Budget>,
     /// Hash every data blob, also from a local disk.
     pub verify: bool,
     /// No request outlives this.
@@ -62,6 +68,7 @@ impl Default for RepositoryOptions {
             cache_dir: None,
             cache_size_bytes: 4 << 30,
             memory_bytes: 64 << 20,
+            budget: None,
             verify: false,
             deadline: Duration::from_secs(30),
             key_hint: None,
@@ -96,7 +103,11 @@ impl Repository {
     /// # Errors
     /// `NoRepository`, `WrongPassword`, `Unsupported` (hot/cold, unknown version), or the store failed.
     pub async fn open(backend: Arc<dyn Backend>, password: &str, options: RepositoryOptions) -> RepoResult<Self> {
-        let (sealed, (key_id, key)) = read_config_and_key(&backend, password, options.key_hint.as_deref()).await?;
+        let hint = options.key_hint.as_deref();
+        let (sealed, (mut key_id, mut key)) = read_config_and_key(&backend, password, hint).await?;
+        if key.verify(&sealed).is_err() {
+            (key_id, key) = search::search_for_config(&backend, password, hint, &sealed).await?;
+        }
         let config = Config::open(sealed, &key)?;
         Self::assemble(backend, key, Some(key_id), config, options)
     }
@@ -127,7 +138,10 @@ impl Repository {
         let cache_dir = options.cache_dir.as_deref().and_then(|caches| cache_dir::create(caches, &config.id));
         let index = Index::open(cache_dir.as_ref().map(|dir| dir.join("index")), &key, metrics.clone());
         let store = Arc::new(Store { backend, key, index, metrics });
-        let tree_bytes = options.memory_bytes / TREE_SHARE;
+        let tree_bytes = match &options.budget {
+            Some(shared) => shared.limit_bytes() / SHARED_TREE_SHARE,
+            None => options.memory_bytes / TREE_SHARE,
+        };
         let disk = match cache_dir.as_ref().filter(|_| store.backend.is_remote()) {
             Some(dir) => {
                 let dir = dir.join("blobs");
@@ -142,7 +156,8 @@ impl Repository {
             key: Arc::new(store.key.clone()),
             metrics: store.metrics.clone(),
             runtime: runtime.clone(),
-            memory_bytes: options.memory_bytes - tree_bytes,
+            memory_bytes: options.memory_bytes.saturating_sub(tree_bytes),
+            budget: options.budget,
             verify: options.verify,
             deadline: options.deadline,
         })?;

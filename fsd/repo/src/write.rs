@@ -23,6 +23,7 @@ mod session;
 pub(crate) mod users;
 
 pub mod backup;
+pub mod catalog;
 pub mod check;
 pub mod copy;
 pub mod init;
@@ -31,6 +32,7 @@ pub mod policy;
 pub mod prune;
 pub mod snapshots;
 pub mod source;
+pub mod wipe;
 
 pub use access::Access;
 pub use overlay::{Compression, PackOptions};

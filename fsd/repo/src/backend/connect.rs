@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use url::Url;
+use zeroize::Zeroizing;
 
 use super::decorated::Decorated;
 use super::decorated::bandwidth::Bandwidth;
@@ -35,6 +37,9 @@ const DEFAULT_REST_CONNECTIONS: usize = 16;
 /// Calls in parallel that a store without connections of its own is let have.
 const MIN_PARALLEL: usize = 16;
 
+/// Says of a host's name and an address that it leads to whether no connection may be made.
+pub type Refused = Arc<dyn Fn(&str, IpAddr) -> bool + Send + Sync>;
+
 /// How a store is reached.
 #[derive(Clone)]
 pub struct ConnectOptions {
@@ -47,8 +52,17 @@ pub struct ConnectOptions {
     pub extended: BTreeMap<String, String>,
     /// `--cacert`: PEM files of the roots that are trusted instead of the machine's.
     pub cacert: Vec<PathBuf>,
+    /// PEM of such roots that no file holds, as `CA_CERT_DATA` of a Secret.
+    pub ca_certificates: Option<String>,
+    /// Which addresses a host's name must not lead to; `None` takes any.
+    pub refused: Option<Refused>,
     /// `--tls-client-cert`: a PEM file with certificate and key.
     pub tls_client_cert: Option<PathBuf>,
+    /// PEM of such a certificate and its key that no file holds. It goes before a file.
+    pub client_identity: Option<Arc<Zeroizing<String>>>,
+    /// Where a host is, by its name in the address: nobody is asked then, and [`Self::refused`] is not either. The server still has to
+    /// show a certificate for the name.
+    pub resolved: Option<(String, IpAddr)>,
     /// `--insecure-tls`: no verification.
     pub insecure_tls: bool,
     /// `--limit-download`, bytes a second.
@@ -68,7 +82,11 @@ impl Default for ConnectOptions {
             ambient: false,
             extended: BTreeMap::new(),
             cacert: Vec::new(),
+            ca_certificates: None,
+            refused: None,
             tls_client_cert: None,
+            client_identity: None,
+            resolved: None,
             insecure_tls: false,
             limit_download: None,
             limit_upload: None,

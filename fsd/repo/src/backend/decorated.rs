@@ -179,6 +179,12 @@ impl<A: Around> Backend for Decorated<A> {
         self.around.around(call, || self.inner.write(kind, id, content.clone())).await
     }
 
+    async fn write_new(&self, kind: FileKind, id: &Id, content: Bytes) -> BackendResult<()> {
+        let mut call = self.call(Operation::Write, kind, Some(id));
+        call.len_bytes = Some(content.len() as u64);
+        self.around.around(call, || self.inner.write_new(kind, id, content.clone())).await
+    }
+
     async fn remove(&self, kind: FileKind, id: &Id) -> BackendResult<()> {
         self.around.around(self.call(Operation::Remove, kind, Some(id)), || self.inner.remove(kind, id)).await
     }

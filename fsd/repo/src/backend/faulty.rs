@@ -220,6 +220,11 @@ impl Backend for FaultyBackend {
         self.inner.write(kind, id, content).await
     }
 
+    async fn write_new(&self, kind: FileKind, id: &Id, content: Bytes) -> BackendResult<()> {
+        self.meet(Operation::Write, Some(kind), Some(id)).await?;
+        self.inner.write_new(kind, id, content).await
+    }
+
     async fn remove(&self, kind: FileKind, id: &Id) -> BackendResult<()> {
         self.meet(Operation::Remove, Some(kind), Some(id)).await?;
         self.inner.remove(kind, id).await

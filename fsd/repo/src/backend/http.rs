@@ -5,6 +5,7 @@
 //! one connection with one flow-control window.
 
 mod kept;
+mod resolve;
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -84,6 +85,13 @@ fn builder(options: &ConnectOptions, connections: usize) -> Result<reqwest::Clie
         .pool_idle_timeout(Duration::from_secs(60))
         .pool_max_idle_per_host(connections)
         .tls_backend_preconfigured(super::tls::config(options)?);
+    if let Some(refused) = &options.refused {
+        builder = builder.dns_resolver(resolve::Judged::new(refused.clone()));
+    }
+    if let Some((name, address)) = &options.resolved {
+        // The port is that of the URL.
+        builder = builder.resolve(name, std::net::SocketAddr::new(*address, 0));
+    }
     for proxy in proxies(&options.environment)? {
         builder = builder.proxy(proxy);
     }
@@ -125,6 +133,11 @@ pub(super) fn failure(error: reqwest::Error) -> Failure {
 pub(super) fn classify(error: &reqwest::Error) -> Failure {
     if let Some(failure) = tls_error(error).and_then(super::tls::failure) {
         return failure;
+    }
+    if std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source())
+        .any(|error| error.is::<resolve::RefusedName>())
+    {
+        return Failure::invalid(resolve::RefusedName.to_string());
     }
     if error.is_timeout() {
         return Failure::unavailable("the server did not answer in time");

@@ -24,6 +24,11 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
 
     async fn write(&self, kind: FileKind, id: &Id, content: Bytes) -> Result<(), Failure>;
 
+    /// Writes a file unless there is one of its name, where the store does that.
+    async fn write_new(&self, kind: FileKind, id: &Id, content: Bytes) -> Result<(), Failure> {
+        self.write(kind, id, content).await
+    }
+
     /// Removes a file; it may say that there is none.
     async fn remove(&self, kind: FileKind, id: &Id) -> Result<(), Failure>;
 
@@ -78,6 +83,11 @@ impl<S: Store> Backend for Located<S> {
 
     async fn write(&self, kind: FileKind, id: &Id, content: Bytes) -> BackendResult<()> {
         let write = self.store.write(kind, id, content).await;
+        write.map_err(|failure| failure.at("write", target(kind, id), &self.location))
+    }
+
+    async fn write_new(&self, kind: FileKind, id: &Id, content: Bytes) -> BackendResult<()> {
+        let write = self.store.write_new(kind, id, content).await;
         write.map_err(|failure| failure.at("write", target(kind, id), &self.location))
     }
 

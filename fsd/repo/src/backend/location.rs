@@ -95,6 +95,22 @@ impl Location {
         text.parse()
     }
 
+    /// Parses an address that stands in an object of a cluster: what would start a program, or holds credentials, is none.
+    ///
+    /// # Errors
+    /// As [`Location::parse`], and for those; without anything secret.
+    pub fn parse_in_cluster(text: &str) -> Result<Self, ParseLocationError> {
+        match Self::parse(text)? {
+            location @ (Self::Sftp { .. } | Self::Rclone { .. }) => {
+                Err(fail(format!("{}: a Job starts no programs to reach a store", location.scheme())))
+            }
+            Self::Rest(RestLocation { username, password, .. }) if username.is_some() || password.is_some() => {
+                Err(fail("rest: credentials belong into the Secret (REST_SERVER_USERNAME, REST_SERVER_PASSWORD)"))
+            }
+            location => Ok(location),
+        }
+    }
+
     /// Makes the address of a directory.
     pub fn local(path: impl AsRef<Path>) -> Self {
         Self::Local { path: path.as_ref().to_owned() }

@@ -141,6 +141,23 @@ impl Store for OpendalBackend {
         written.map(drop).map_err(failure)
     }
 
+    async fn write_new(&self, kind: FileKind, id: &Id, content: Bytes) -> Result<(), Failure> {
+        if !self.operator.info().capability().write_with_if_not_exists {
+            return self.write(kind, id, content).await;
+        }
+        let path = kind.path(id);
+        let write = async { self.operator.write_with(&path, content.clone()).if_not_exists(true).await };
+        match bounded(Bounds::each(MAX_PAGE_BYTES), write).await.map_err(failure) {
+            // Many a server that speaks S3 knows no conditions: it says so, or finds the request wrong.
+            Err(failure)
+                if [BackendErrorKind::Unsupported, BackendErrorKind::Other].iter().any(|kind| failure.is(*kind)) =>
+            {
+                self.write(kind, id, content).await
+            }
+            written => written.map(drop),
+        }
+    }
+
     async fn remove(&self, kind: FileKind, id: &Id) -> Result<(), Failure> {
         let path = kind.path(id);
         bounded(Bounds::each(MAX_PAGE_BYTES), self.operator.delete(&path)).await.map_err(failure)

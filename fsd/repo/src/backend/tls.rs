@@ -28,12 +28,16 @@ pub(super) fn config(options: &ConnectOptions) -> Result<ClientConfig, Failure> 
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let trust = if options.insecure_tls {
         Trust::Everybody
-    } else if options.cacert.is_empty() {
+    } else if options.cacert.is_empty() && options.ca_certificates.is_none() {
         Trust::Machine(OnceLock::new())
     } else {
         let mut certificates = Vec::new();
         for path in &options.cacert {
-            certificates.extend(roots(path)?);
+            let place = format!("--cacert {}", path.display());
+            certificates.extend(roots(&place, &read("--cacert", path)?)?);
+        }
+        if let Some(pem) = &options.ca_certificates {
+            certificates.extend(roots("CA_CERT_DATA", pem.as_bytes())?);
         }
         let verifier = verifier(&certificates, &provider).ok_or_else(|| Failure::invalid("--cacert: no roots"))?;
         Trust::Given { verifier, certificates }
@@ -43,11 +47,22 @@ pub(super) fn config(options: &ConnectOptions) -> Result<ClientConfig, Failure> 
         .map_err(|error| Failure::invalid(format!("TLS: {error}")))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Verifier { trust, provider }));
-    let mut config = match &options.tls_client_cert {
-        Some(path) => {
-            let (chain, key) = identity(path)?;
-            let invalid = |error| Failure::invalid(format!("--tls-client-cert {}: {error}", path.display()));
+    let own = match (&options.client_identity, &options.tls_client_cert) {
+        (Some(pem), _) => Some(("the certificate of the client".to_owned(), identity_of(pem.as_bytes()))),
+        (None, Some(path)) => {
+            let pem = zeroize::Zeroizing::new(read("--tls-client-cert", path)?);
+            Some((format!("--tls-client-cert {}", path.display()), identity_of(&pem)))
+        }
+        (None, None) => None,
+    };
+    let mut config = match own {
+        Some((place, Some((chain, key)))) => {
+            let invalid = |error| Failure::invalid(format!("{place}: {error}"));
             builder.with_client_auth_cert(chain, key).map_err(invalid)?
+        }
+        Some((place, None)) => {
+            let what = "not a PEM file with a certificate and its key, which must not be encrypted";
+            return Err(Failure::invalid(format!("{place}: {what}")));
         }
         None => builder.with_no_client_auth(),
     };
@@ -95,10 +110,9 @@ fn read(option: &str, path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|error| Failure::invalid(format!("{option} {}: {error}", path.display())))
 }
 
-fn roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let pem = read("--cacert", path)?;
-    let no_certificates = || Failure::invalid(format!("--cacert {}: not a PEM file of certificates", path.display()));
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+fn roots(place: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let no_certificates = || Failure::invalid(format!("{place}: not a PEM file of certificates"));
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let certificates = certificates.map_err(|_| no_certificates())?;
     // What is no certificate is told here, where its file is known.
     let is_root = |certificate: &CertificateDer<'static>| RootCertStore::empty().add(certificate.clone()).is_ok();
@@ -110,15 +124,12 @@ fn roots(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-fn identity(path: &Path) -> Result<Identity, Failure> {
-    let pem = zeroize::Zeroizing::new(read("--tls-client-cert", path)?);
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match (chain, PrivateKeyDer::from_pem_slice(&pem)) {
-        (Ok(chain), Ok(key)) if !chain.is_empty() => Ok((chain, key)),
-        _ => Err(Failure::invalid(format!(
-            "--tls-client-cert {}: not a PEM file with a certificate and its key, which must not be encrypted",
-            path.display()
-        ))),
+/// Reads a certificate, those that lead to its authority, and its key.
+fn identity_of(pem: &[u8]) -> Option<Identity> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match (chain, PrivateKeyDer::from_pem_slice(pem)) {
+        (Ok(chain), Ok(key)) if !chain.is_empty() => Some((chain, key)),
+        _ => None,
     }
 }
 

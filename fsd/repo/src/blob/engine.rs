@@ -107,18 +107,22 @@ impl Reclaim for GiveBack {
         }
         self.trim(usize::MAX, false);
     }
+
+    fn is_gone(&self) -> bool {
+        self.windows.strong_count() == 0 && self.memory.strong_count() == 0
+    }
 }
 
 impl Engine {
     pub(super) fn new(config: BlobsConfig) -> RepoResult<Arc<Self>> {
-        let budget = Budget::new(config.memory_bytes, Arc::clone(&config.metrics));
+        let budget = config.budget.unwrap_or_else(|| Budget::new(config.memory_bytes, Arc::clone(&config.metrics)));
         let limit_bytes = budget.limit_bytes();
         // Half for what was decoded. The rest is what moves: a stream over a network at 200 MB/s with 20 ms of latency has
         // some 16 MiB in flight and in decoding.
         let memory = Arc::new(MemoryCache::new(limit_bytes / 2));
         let windows = Arc::new(Windows::new(limit_bytes / 4));
         let pool = Pool::new(limit_bytes);
-        budget.set_reclaim(Box::new(GiveBack { windows: Arc::downgrade(&windows), memory: Arc::downgrade(&memory) }));
+        budget.add_reclaim(Box::new(GiveBack { windows: Arc::downgrade(&windows), memory: Arc::downgrade(&memory) }));
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let cpu = CpuPool::new(threads).map_err(|error| RepoError::Local {
             what: "start decoding threads".to_owned(),

@@ -80,7 +80,7 @@ async fn test_when_nobody_works_caches_are_emptied_and_then_one_is_let_through()
     let flushed = Arc::new(AtomicBool::new(false));
     let mut cached = budget.try_reserve(20 * MIB).unwrap();
     cached.settle();
-    budget.set_reclaim(Box::new(Cache(Mutex::new(Some(cached)), flushed.clone())));
+    budget.add_reclaim(Box::new(Cache(Mutex::new(Some(cached)), flushed.clone())));
     let mut work = budget.try_reserve(8 * MIB).unwrap();
     let mut waiting = Box::pin(budget.reserve(10 * MIB));
     assert!((&mut waiting).now_or_never().is_none(), "somebody works");

@@ -25,6 +25,29 @@ const READ_AHEAD: usize = 4;
 /// `WrongPassword` where every key file that could be used belongs to another password; `Format` where none could be used;
 /// `Unsupported` where there are more than are tried; the store's own error where it may have hidden the right one.
 pub async fn search(backend: &Arc<dyn Backend>, password: &str, hint: Option<&str>) -> RepoResult<(KeyId, MasterKey)> {
+    search_for(backend, password, hint, |_| true).await
+}
+
+/// The same for the key that opens `config`, as it is stored: two that make a repository at once have a key each for a moment, which
+/// the same password opens, and one of them is of no use.
+///
+/// # Errors
+/// As [`search`]; `WrongMac` where the password opens keys, and none of them the config.
+pub async fn search_for_config(
+    backend: &Arc<dyn Backend>,
+    password: &str,
+    hint: Option<&str>,
+    config: &[u8],
+) -> RepoResult<(KeyId, MasterKey)> {
+    search_for(backend, password, hint, |key| key.verify(config).is_ok()).await
+}
+
+async fn search_for(
+    backend: &Arc<dyn Backend>,
+    password: &str,
+    hint: Option<&str>,
+    is_right: impl Fn(&MasterKey) -> bool,
+) -> RepoResult<(KeyId, MasterKey)> {
     let mut ids: Vec<Id> = backend.list(FileKind::Key).await?.into_iter().map(|entry| entry.id).collect();
     ids.sort_unstable();
     if let Some(hint) = hint.filter(|hint| !hint.is_empty()) {
@@ -52,6 +75,10 @@ pub async fn search(backend: &Arc<dyn Backend>, password: &str, hint: Option<&st
         let secret = Zeroizing::new(password.as_bytes().to_vec());
         let opened = tokio::task::spawn_blocking(move || KeyFile::parse(&bytes)?.open(&secret)).await;
         match opened {
+            Ok(Ok(key)) if !is_right(&key) => {
+                tracing::warn!(key = %id.short(), "the password opens a key that does not open the config");
+                failures.foreign = true;
+            }
             Ok(Ok(key)) => {
                 if !intact {
                     // What matters, the master key, has its own MAC.
@@ -76,6 +103,7 @@ pub async fn search(backend: &Arc<dyn Backend>, password: &str, hint: Option<&st
 #[derive(Default)]
 struct Failures {
     wrong: usize,
+    foreign: bool,
     store: Option<RepoError>,
     format: Option<RepoError>,
 }
@@ -84,6 +112,9 @@ impl Failures {
     fn into_error(self, found: usize) -> RepoError {
         if let Some(error) = self.store {
             return error;
+        }
+        if self.foreign {
+            return RepoError::WrongMac { what: "config", id: Id::default() };
         }
         if found > TRIED_KEYS_LIMIT {
             let reason = format!(

@@ -10,7 +10,7 @@ use crate::crypto::MasterKey;
 use crate::error::{RepoError, RepoResult};
 use crate::format::{SMALL_FILE_LIMIT_BYTES, unpacked};
 use crate::id::{Id, KeyId};
-use crate::key::search::search;
+use crate::key::search::search_for_config;
 
 /// The first byte of a compressed file (repository version 2).
 const COMPRESSED: u8 = 2;
@@ -41,7 +41,7 @@ impl Access {
             }
             Err(error) => return Err(error.into()),
         };
-        let (key_id, key) = search(&backend, password, key_hint).await?;
+        let (key_id, key) = search_for_config(&backend, password, key_hint, &sealed).await?;
         let config = Config::open(sealed.to_vec(), &key)?;
         Ok(Self(Arc::new(Inner { backend, key, key_id, config })))
     }

@@ -1,6 +1,7 @@
 //! Our backend as `rustic_core`'s: blocking calls on threads of `rustic_core`, carried out on the I/O runtime.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustic_core::{BytesList, ErrorKind, FileType, ReadBackend, RusticError, RusticResult, WriteBackend};
@@ -10,9 +11,14 @@ use super::access::Access;
 use super::gate::{Gate, Snapshots};
 use super::overlay::PackOptions;
 use crate::backend::{Backend, BackendErrorKind, FileKind};
-use crate::error::RepoError;
+use crate::error::{RepoError, RepoResult};
 use crate::format::{INDEX_LIMIT_BYTES, SMALL_FILE_LIMIT_BYTES, SNAPSHOT_LIMIT_BYTES};
 use crate::id::Id;
+
+/// How long a write goes on after the gate was shut. A local disk is done by then; a store that gives no answer is not
+/// waited for. If it keeps what it was sent all the same, that is a whole pack that nothing names, or an index file of whole
+/// packs: the next backup uses it, or prune removes it.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// `rustic_core`'s view of the store. Must not be called on a thread of the runtime.
 #[derive(Debug)]
@@ -39,6 +45,19 @@ impl Adapter {
     fn shut(&self, error: RepoError) -> Box<RusticError> {
         self.gate.shut(error.clone());
         Self::fail(error)
+    }
+
+    /// Writes a file; gives up soon after the gate was shut.
+    async fn write(&self, kind: FileKind, id: Id, content: Bytes) -> RepoResult<()> {
+        let late = async {
+            self.gate.wait_shut().await;
+            // Nothing but time passes.
+            let _ = tokio::time::timeout(LINGER, std::future::pending::<()>()).await;
+        };
+        tokio::select! {
+            written = self.backend.write(kind, &id, content) => Ok(written?),
+            () = late => self.gate.check(),
+        }
     }
 
     fn read(&self, kind: FileKind, id: &Id) -> RusticResult<Bytes> {
@@ -161,9 +180,7 @@ impl WriteBackend for Adapter {
         if kind == FileKind::Pack && cacheable {
             self.gate.saw_tree_pack(&content);
         }
-        self.runtime
-            .block_on(self.backend.write(kind, &id_of(kind, id), content))
-            .map_err(|error| self.shut(error.into()))
+        self.runtime.block_on(self.write(kind, id_of(kind, id), content)).map_err(|error| self.shut(error))
     }
 
     fn remove(&self, tpe: FileType, id: &rustic_core::Id, _cacheable: bool) -> RusticResult<()> {

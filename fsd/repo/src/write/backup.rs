@@ -142,7 +142,7 @@ pub async fn backup(
     let ledger = Ledger::new(listener, Some(gate.clone()));
     let request = Arc::new(request);
     let source = match &request.source {
-        BackupSource::Files(options) => Source::Files(LocalSource::new(options.clone(), ledger.clone())?),
+        BackupSource::Files(options) => Source::Files(Box::new(LocalSource::new(options.clone(), ledger.clone())?)),
         BackupSource::Stream { filename, producer } => {
             let stream = Stream::start(producer, gate.clone())?;
             let source = StreamSource::new(filename, request.time.timestamp(), stream.clone())?;
@@ -153,7 +153,23 @@ pub async fn backup(
         Source::Stream(_, stream) => Some(stream.clone()),
         Source::Files(_) => None,
     };
-    let parent = find_parent(session.access(), &request, &source).await?;
+    let stop_source = {
+        let ledger = ledger.clone();
+        move || {
+            ledger.stop();
+            if let Some(stream) = &stream {
+                stream.kill();
+            }
+        }
+    };
+    tokio::pin!(stop);
+    let parent = tokio::select! {
+        parent = find_parent(session.access(), &request, &source) => parent?,
+        () = &mut stop => {
+            stop_source();
+            return Err(RepoError::Cancelled);
+        }
+    };
     let parent_id = parent.as_ref().map(|parent| parent.id);
     let work = {
         let (session, gate, request, ledger) = (session.clone(), gate.clone(), request.clone(), ledger.clone());
@@ -161,10 +177,7 @@ pub async fn backup(
     };
     let stop = async {
         stop.await;
-        ledger.stop();
-        if let Some(stream) = stream {
-            stream.kill();
-        }
+        stop_source();
     };
     let archived = session.run(&gate, stop, work).await?;
     gate.check()?;
@@ -182,7 +195,7 @@ pub async fn backup(
 }
 
 enum Source {
-    Files(LocalSource),
+    Files(Box<LocalSource>),
     Stream(StreamSource, Stream),
 }
 
@@ -242,7 +255,7 @@ fn archive(
     options.parent_opts = parent_options(request, parent);
     match source {
         Source::Files(source) => {
-            let snapshot = run_archiver(&repository, &options, &source, gate)?;
+            let snapshot = run_archiver(&repository, &options, &*source, gate)?;
             if let Some(error) = ledger.fatal() {
                 return Err(error);
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
 
 use crate::error::{RepoError, RepoResult};
 use crate::lock::Lease;
@@ -32,6 +33,7 @@ struct Inner {
     /// A leaf lock.
     state: Mutex<State>,
     idle: Condvar,
+    shut: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +65,8 @@ impl Gate {
     }
 
     fn build(lease: Lease, snapshots: Snapshots, keep_tree_packs: bool) -> Self {
-        Self(Arc::new(Inner { lease, snapshots, keep_tree_packs, state: Mutex::default(), idle: Condvar::new() }))
+        let (state, idle, shut) = (Mutex::default(), Condvar::new(), Notify::new());
+        Self(Arc::new(Inner { lease, snapshots, keep_tree_packs, state, idle, shut }))
     }
 
     /// A pack of trees passed.
@@ -84,6 +87,7 @@ impl Gate {
         let mut state = self.0.state.lock();
         if let Err(error) = lease {
             state.shut.get_or_insert(error);
+            self.0.shut.notify_waiters();
         }
         if let Some(reason) = &state.shut {
             return Err(reason.clone());
@@ -95,6 +99,18 @@ impl Gate {
     /// Shuts the gate; the first reason counts.
     pub(crate) fn shut(&self, reason: RepoError) {
         self.0.state.lock().shut.get_or_insert(reason);
+        self.0.shut.notify_waiters();
+    }
+
+    /// Waits until the gate is shut.
+    pub(crate) async fn wait_shut(&self) {
+        loop {
+            let shut = self.0.shut.notified();
+            if self.check().is_err() {
+                return;
+            }
+            shut.await;
+        }
     }
 
     /// Fails with the reason once the gate is shut.
@@ -102,7 +118,8 @@ impl Gate {
         self.0.state.lock().shut.as_ref().map_or(Ok(()), |reason| Err(reason.clone()))
     }
 
-    /// Waits until no write or removal is under way. Ends after a shut gate within one request's deadline.
+    /// Waits until no write or removal is under way. After a shut gate a write ends within [`super::adapter::LINGER`], a
+    /// removal within one request's deadline.
     pub(crate) fn wait_idle(&self) {
         let mut state = self.0.state.lock();
         while state.in_flight > 0 {

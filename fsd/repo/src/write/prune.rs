@@ -7,13 +7,19 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Span;
 use rustic_core::{LimitOption, PruneOptions as RusticOptions};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
+use super::access::Access;
 use super::adapter::rustic_id;
 use super::gate::{Gate, Snapshots};
 use super::session::{Session, rustic_error};
+use crate::backend::FileKind;
 use crate::error::{RepoError, RepoResult};
+use crate::format::INDEX_LIMIT_BYTES;
 use crate::id::SnapshotId;
 
 /// How much is tolerated or done.
@@ -143,6 +149,26 @@ pub async fn prune(
     let gate = session.gate(Snapshots::Refuse);
     let (worker, worker_gate, options) = (session.clone(), gate.clone(), options.clone());
     session.run(&gate, stop, move |runtime| run(&worker, &worker_gate, &options, runtime)).await
+}
+
+/// Returns whether packs are marked that a later prune removes: `rustic_core`'s `packs_to_delete` of index files.
+///
+/// # Errors
+/// The list or an index file cannot be read.
+pub async fn has_marked(access: &Access) -> RepoResult<bool> {
+    #[derive(Deserialize)]
+    struct Marked {
+        #[serde(default)]
+        packs_to_delete: Vec<IgnoredAny>,
+    }
+    let entries = access.backend().list(FileKind::Index).await?;
+    let reads = entries.into_iter().map(|entry| async move {
+        let json = access.read_file(FileKind::Index, "index", entry.id, INDEX_LIMIT_BYTES).await?;
+        // An index of another form, as restic before 0.2 wrote them, marks nothing.
+        Ok(serde_json::from_slice::<Marked>(&json).is_ok_and(|index| !index.packs_to_delete.is_empty()))
+    });
+    let reads = futures::stream::iter(reads).buffer_unordered(access.backend().concurrency().max(1));
+    reads.try_fold(false, |any, one| std::future::ready(Ok(any || one))).await
 }
 
 fn run(

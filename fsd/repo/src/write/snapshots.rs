@@ -147,17 +147,24 @@ pub async fn read_all(access: &Access) -> RepoResult<Vec<SnapshotJson>> {
 /// The list failed.
 pub async fn try_read_all(access: &Access) -> RepoResult<Vec<(SnapshotId, RepoResult<SnapshotJson>)>> {
     let entries = access.backend().list(FileKind::Snapshot).await?;
-    let reads = entries.into_iter().map(|entry| async move {
-        let id = SnapshotId(entry.id);
-        match access.read_file(FileKind::Snapshot, "snapshot", entry.id, SNAPSHOT_LIMIT_BYTES).await {
+    Ok(try_read(access, entries.into_iter().map(|entry| SnapshotId(entry.id))).await)
+}
+
+/// Reads the snapshots of these ids, damaged ones as errors; those that are not there are left out.
+pub async fn try_read(
+    access: &Access,
+    ids: impl IntoIterator<Item = SnapshotId>,
+) -> Vec<(SnapshotId, RepoResult<SnapshotJson>)> {
+    let reads = ids.into_iter().map(|id| async move {
+        match access.read_file(FileKind::Snapshot, "snapshot", id.0, SNAPSHOT_LIMIT_BYTES).await {
             // Forgotten since the list was made.
             Err(RepoError::Backend(error)) if error.kind == BackendErrorKind::NotFound => None,
             Err(error) => Some((id, Err(error))),
             Ok(json) => Some((id, SnapshotJson::parse(id, &json))),
         }
     });
-    let reads = futures::stream::iter(reads).buffer_unordered(access.backend().concurrency().max(1));
-    Ok(reads.filter_map(std::future::ready).collect().await)
+    let reads = futures::stream::iter(reads.collect::<Vec<_>>());
+    reads.buffer_unordered(access.backend().concurrency().max(1)).filter_map(std::future::ready).collect().await
 }
 
 /// Removes snapshots and returns those that are gone, in order. Ends early when `stop` ends or the lease does.

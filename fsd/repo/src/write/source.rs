@@ -1,5 +1,6 @@
 //! What a backup reads: a walk like restic's, that names every entry it could not read.
 //!
+//! * `files`: the file system that paths are looked up in.
 //! * `targets`: which paths stand where in the snapshot.
 //! * `walk`: the entries, in the order that `rustic_core` wants (depth first, by bytes of the name).
 //! * `node`: from an inode to what the snapshot says of it.
@@ -10,6 +11,7 @@
 //! be read, one whose read failed half way, one that became shorter meanwhile. A file that grew is stored up to the size
 //! that it had when it was looked at; that is no loss.
 
+mod files;
 pub(crate) mod node;
 pub mod producer;
 mod reader;
@@ -30,6 +32,7 @@ use rustic_core::{ReadSource, RusticResult};
 
 use super::gate::Gate;
 use crate::error::{RepoError, RepoResult};
+use files::Files;
 use node::NodeMaker;
 pub(crate) use reader::FileOpen;
 use reader::Readers;
@@ -76,6 +79,9 @@ pub type Exclude = Arc<dyn Fn(&Path) -> bool + Send + Sync>;
 pub struct SourceOptions {
     /// Files and directories, as they were named.
     pub targets: Vec<PathBuf>,
+    /// The directory that the targets, which are absolute then, are looked up below, as if it were the root; the snapshot has
+    /// their paths without it. `None`: the root of this process.
+    pub root: Option<PathBuf>,
     /// What is left out by its path.
     pub exclude: Option<Exclude>,
     /// What is left out because of a file beside it.
@@ -196,6 +202,7 @@ impl Ledger {
 pub(crate) struct LocalSource {
     targets: Targets,
     options: SourceOptions,
+    files: Files,
     ledger: Ledger,
     readers: Readers,
 }
@@ -204,11 +211,18 @@ impl LocalSource {
     /// Resolves the targets. Those that do not exist are told as losses, as restic does.
     ///
     /// # Errors
-    /// No target exists; a target is a root of its own (two that cannot stand in one tree).
+    /// `NoSource`: no target exists; a target is a root of its own (two that cannot stand in one tree).
     pub(crate) fn new(options: SourceOptions, ledger: Ledger) -> RepoResult<Self> {
+        let files = match &options.root {
+            None => Files::default(),
+            Some(root) => Files::beneath(root).map_err(|error| RepoError::Local {
+                what: format!("open {}", root.display()),
+                reason: error.to_string(),
+            })?,
+        };
         let mut existing = Vec::new();
         for target in &options.targets {
-            match std::fs::symlink_metadata(target) {
+            match files.look(target) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                     ledger.lose(target, "stat", "it does not exist");
                 }
@@ -217,13 +231,12 @@ impl LocalSource {
             }
         }
         if existing.is_empty() {
-            let reason = "none of the files and directories to back up exists".to_owned();
-            return Err(RepoError::Local { what: "backup".to_owned(), reason });
+            return Err(RepoError::NoSource);
         }
-        let targets = Targets::new(&existing)?;
+        let targets = Targets::new(&existing, &files)?;
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let readers = Readers::new(options.read_concurrency.unwrap_or(cpus).clamp(1, cpus));
-        Ok(Self { targets, options, ledger, readers })
+        Ok(Self { targets, options, files, ledger, readers })
     }
 
     /// Returns the absolute paths that the snapshot is of, as restic writes them.
@@ -238,13 +251,13 @@ impl ReadSource for LocalSource {
 
     fn size(&self) -> RusticResult<Option<u64>> {
         let silent = Ledger::new(Arc::new(Silent), None);
-        let walk = Walk::new(&self.targets, &self.options, silent, None, self.readers.clone());
+        let walk = Walk::new(&self.targets, &self.options, &self.files, silent, None, self.readers.clone());
         Ok(Some(walk.total_bytes(&self.ledger)))
     }
 
     fn entries(&self) -> Walk {
-        let nodes = NodeMaker::new(self.options.with_atime, self.ledger.clone());
-        Walk::new(&self.targets, &self.options, self.ledger.clone(), Some(nodes), self.readers.clone())
+        let nodes = NodeMaker::new(self.options.with_atime, self.files.clone(), self.ledger.clone());
+        Walk::new(&self.targets, &self.options, &self.files, self.ledger.clone(), Some(nodes), self.readers.clone())
     }
 }
 

@@ -137,3 +137,20 @@ proptest! {
         prop_assert_eq!(location.to_string().parse::<Location>(), Ok(location));
     }
 }
+
+#[test]
+fn test_addresses_of_programs_and_with_credentials_are_none_of_a_cluster() {
+    for address in ["/repository", "s3:http://host/bucket/prefix", "rest:https://host/", "gs:b:/p", "b2:b:/"] {
+        assert!(Location::parse_in_cluster(address).is_ok(), "{address}");
+    }
+    for (address, words) in [
+        ("sftp:user@host:/path", "starts no programs"),
+        ("rclone:remote:path", "starts no programs"),
+        ("rest:https://user:geheim@host/", "REST_SERVER_PASSWORD"),
+        ("s3:https://id:geheim@host/bucket", "no credentials"),
+        ("nonsense:x", "unknown scheme"),
+    ] {
+        let message = Location::parse_in_cluster(address).unwrap_err().to_string();
+        assert!(message.contains(words) && !message.contains("geheim"), "{message}");
+    }
+}

@@ -121,6 +121,9 @@ pub(in super::super) fn gcs(place: &Container, settings: &Settings<'_>) -> Resul
     }
     if let Some(token) = settings.env("GOOGLE_ACCESS_TOKEN") {
         builder = builder.disable_config_load().disable_vm_metadata().token(token.to_owned());
+    } else if let Some(account) = settings.env("GOOGLE_SERVICE_ACCOUNT_JSON_KEY") {
+        let account = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, account);
+        builder = builder.disable_config_load().disable_vm_metadata().credential(&account);
     } else if let Some(path) = settings.env("GOOGLE_APPLICATION_CREDENTIALS") {
         if !std::path::Path::new(path).is_file() {
             return Err(Failure::invalid("$GOOGLE_APPLICATION_CREDENTIALS is not the path of a file"));

@@ -125,7 +125,8 @@ async fn test_what_a_reader_lets_go_of_is_free() {
         until("the work is paid", || budget.used_bytes() == 8 << 20).await;
         let held = fixture.blobs.try_get(&ids[1], usize::MAX).unwrap();
         fixture.blobs.let_go(&ids[..4], BlobKind::Data);
-        assert_eq!(budget.used_bytes(), 5 << 20, "{reach:?}: one of the four is held by its reader");
+        // One of the four is held by its reader. Who decoded the last may let go of it a moment later.
+        until("the others are free", || budget.used_bytes() == 5 << 20).await;
         for (place, id) in ids.iter().enumerate() {
             assert_eq!(fixture.blobs.try_get(id, usize::MAX).is_some(), place >= 4, "{reach:?} {place}");
         }

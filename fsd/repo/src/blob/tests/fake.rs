@@ -270,6 +270,7 @@ impl Setup {
             metrics: metrics.clone(),
             runtime: Handle::current(),
             memory_bytes: self.memory_bytes,
+            budget: None,
             verify: self.verify,
             deadline: self.deadline,
         })

@@ -91,7 +91,11 @@ impl Files {
         let mut header = [0; HEADER_BYTES];
         let head = match file.read_exact_at(&mut header, 0) {
             Ok(()) => decode_header(&self.keys, &header),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Head::Damaged,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                // Its writer lives and has only begun, or was ended before it wrote the head: then nothing is lost.
+                self.remove(name);
+                return Ok(Loaded::NotYet);
+            }
             Err(error) => return Err(error),
         };
         match head {

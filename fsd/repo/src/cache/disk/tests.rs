@@ -278,6 +278,20 @@ fn test_another_versions_segments_are_left_alone() {
 }
 
 #[test]
+fn test_a_writer_that_was_ended_at_once_leaves_no_damage() {
+    let dir = TempDir::new().unwrap();
+    put(&open(dir.path(), MIB), 1, 100);
+    let [(path, bytes)] = files(dir.path()).try_into().unwrap();
+    for begun in [0, 7] {
+        std::fs::write(&path, &bytes[..begun]).unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let cache = DiskCache::open(dir.path().to_owned(), MIB, &master_key(), metrics.clone());
+        assert_eq!((cache.get(&blob_id(1), BlobKind::Data), metrics.cache_damage.get()), (None, 0));
+        assert!(!path.exists(), "nobody has to look at it again");
+    }
+}
+
+#[test]
 fn test_mounts_share_a_directory() {
     let dir = TempDir::new().unwrap();
     let (one, two) = (open(dir.path(), 2 * MIB), open(dir.path(), 2 * MIB));

@@ -36,6 +36,22 @@ async fn test_the_right_key_is_found_among_others() {
 }
 
 #[tokio::test]
+async fn test_a_key_that_does_not_open_the_config_is_passed_over() {
+    let (ours, stray) = (MasterKey::generate(), MasterKey::generate());
+    for hinted in [false, true] {
+        let store = MemoryBackend::new();
+        let right = store.put_hashed(FileKind::Key, key_file(&ours, "a"));
+        let wrong = store.put_hashed(FileKind::Key, key_file(&stray, "a"));
+        let backend: Arc<dyn Backend> = store.clone();
+        let hint = hinted.then(|| wrong.to_hex());
+        let search = async |config: Vec<u8>| search_for_config(&backend, "a", hint.as_deref(), &config).await;
+        assert_eq!(search(ours.seal(b"{}")).await.unwrap().0, KeyId(right));
+        let none = search(MasterKey::generate().seal(b"{}")).await;
+        assert!(matches!(none, Err(RepoError::WrongMac { what: "config", .. })), "{none:?}");
+    }
+}
+
+#[tokio::test]
 async fn test_a_hint_reaches_keys_beyond_the_limit() {
     let store = MemoryBackend::new();
     let master = MasterKey::generate();

@@ -16,6 +16,7 @@ use rustic_core::repofile::{Metadata, Node, NodeType};
 use serde_json::json;
 
 use super::Ledger;
+use super::files::Files;
 use crate::format::go_mode;
 use crate::format::quote::quote;
 use crate::format::tree::NodeKind;
@@ -32,12 +33,13 @@ pub(crate) struct NodeMaker {
     with_atime: bool,
     users: Names,
     groups: Names,
+    files: Files,
     ledger: Ledger,
 }
 
 impl NodeMaker {
-    pub(crate) fn new(with_atime: bool, ledger: Ledger) -> Self {
-        Self { with_atime, users: Names::users(), groups: Names::groups(), ledger }
+    pub(super) fn new(with_atime: bool, files: Files, ledger: Ledger) -> Self {
+        Self { with_atime, users: Names::users(), groups: Names::groups(), files, ledger }
     }
 
     /// Makes the node of an entry that is named `name` in the snapshot and lies at `path`; `None` if the entry was lost.
@@ -72,7 +74,7 @@ impl NodeMaker {
         Some(match kind {
             NodeKind::File => NodeType::File,
             NodeKind::Dir => NodeType::Dir,
-            NodeKind::Symlink => match std::fs::read_link(path) {
+            NodeKind::Symlink => match self.files.read_link(path) {
                 Ok(target) => NodeType::from_link(&target),
                 Err(error) => {
                     self.ledger.lose(path, "read link", error);
@@ -88,7 +90,7 @@ impl NodeMaker {
 
     fn add_xattrs(&self, node: &mut Node, path: &Path) {
         let lose = |reason: &dyn std::fmt::Display| self.ledger.lose(path, "read extended attributes", reason);
-        let names = match xattr::list(path) {
+        let names = match self.files.list_xattrs(path) {
             Ok(names) => names,
             Err(error) if is_unsupported(&error) => return,
             Err(error) => return lose(&error),
@@ -101,7 +103,7 @@ impl NodeMaker {
                 lose(&format_args!("the name {name:?} is not UTF-8, which the format cannot hold"));
                 continue;
             };
-            match xattr::get(path, &name) {
+            match self.files.read_xattr(path, &name) {
                 Ok(Some(value)) => {
                     total += name.len() + value.len();
                     if total > XATTR_LIMIT_BYTES {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use rustic_core::{ErrorKind, ReadSourceOpen, RusticError, RusticResult};
 use rustix::fs::OFlags;
 
 use super::Ledger;
+use super::files::Files;
 
 /// `rustic_core`'s chunker asks for 4 KiB at a time; the system is asked for this much.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -53,6 +54,7 @@ pub(crate) struct FileOpen {
     pub(super) device: u64,
     pub(super) inode: u64,
     pub(super) size: u64,
+    pub(super) files: Files,
     pub(super) ledger: Ledger,
     pub(super) readers: Readers,
 }
@@ -86,7 +88,7 @@ impl ReadSourceOpen for FileOpen {
 impl FileOpen {
     /// Opens the file that the walk saw, and no other that took its name since.
     fn open_same(&self) -> io::Result<File> {
-        let file = open_quietly(&self.path)?;
+        let file = open_quietly(&self.files, &self.path)?;
         let now = file.metadata()?;
         if !now.is_file() || (now.dev(), now.ino()) != (self.device, self.inode) {
             return Err(io::Error::other("it was replaced by another file while the backup ran"));
@@ -97,11 +99,8 @@ impl FileOpen {
 
 /// Opens a file for reading: no symbolic link is followed, a pipe that took the file's place does not block, and the access
 /// time stays where that is allowed.
-fn open_quietly(path: &Path) -> io::Result<File> {
-    let open = |flags: OFlags| {
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | flags).bits();
-        File::options().read(true).custom_flags(flags.cast_signed()).open(path)
-    };
+fn open_quietly(files: &Files, path: &Path) -> io::Result<File> {
+    let open = |flags: OFlags| files.open(path, OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | flags);
     match open(OFlags::NOATIME) {
         // Only an owner may leave the access time.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => open(OFlags::empty()),

@@ -1,9 +1,12 @@
 //! What is left out by looking: marked directories, large files, other filesystems.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::files::Files;
 
 /// The file, and its beginning, that marks a cache directory (<https://bford.info/cachedir/>).
 const CACHE_MARKER: (&str, &[u8]) = ("CACHEDIR.TAG", b"Signature: 8a477f597d28d172789f06886806bc55");
@@ -37,16 +40,17 @@ impl Marker {
     }
 
     /// Returns whether it lies in `dir`, with its header. A file that cannot be read marks nothing.
-    fn is_in(&self, dir: &Path) -> bool {
+    fn is_in(&self, dir: &Path, files: &Files) -> bool {
         let path = dir.join(&self.name);
-        if std::fs::symlink_metadata(&path).is_err() {
+        if files.look(&path).is_err() {
             return false;
         }
         if self.header.is_empty() {
             return true;
         }
         let mut begin = vec![0; self.header.len()];
-        match File::open(&path).and_then(|mut file| file.read_exact(&mut begin)) {
+        // A pipe of that name does not block.
+        match files.open(&path, OFlags::NONBLOCK).and_then(|mut file| file.read_exact(&mut begin)) {
             Ok(()) => begin == self.header,
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "a file that would leave out its directory cannot be read");
@@ -60,12 +64,13 @@ impl Marker {
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     markers: Vec<Marker>,
+    files: Files,
     known: HashMap<PathBuf, Vec<bool>>,
 }
 
 impl Marks {
-    pub(super) fn new(markers: Vec<Marker>) -> Self {
-        Self { markers, known: HashMap::new() }
+    pub(super) fn new(markers: Vec<Marker>, files: Files) -> Self {
+        Self { markers, files, known: HashMap::new() }
     }
 
     /// Returns whether an entry is left out because of a file beside it.
@@ -78,7 +83,7 @@ impl Marks {
             if self.known.len() >= REMEMBERED {
                 self.known.clear();
             }
-            let marked = self.markers.iter().map(|marker| marker.is_in(dir)).collect();
+            let marked = self.markers.iter().map(|marker| marker.is_in(dir, &self.files)).collect();
             self.known.insert(dir.to_owned(), marked);
         }
         let marked = &self.known[dir];

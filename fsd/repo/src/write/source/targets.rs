@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
+use super::files::Files;
 use crate::error::{RepoError, RepoResult};
 
 /// The tree of targets.
@@ -41,7 +42,7 @@ pub(super) enum Entry {
 }
 
 impl Targets {
-    pub(super) fn new(targets: &[PathBuf]) -> RepoResult<Self> {
+    pub(super) fn new(targets: &[PathBuf], files: &Files) -> RepoResult<Self> {
         let mut tree = Self::default();
         let mut seen = BTreeSet::new();
         for target in targets {
@@ -51,14 +52,14 @@ impl Targets {
             if !tree.absolute.contains(&absolute) {
                 tree.absolute.push(absolute);
             }
-            for target in resolve_dots(&target)? {
+            for target in resolve_dots(&target, files)? {
                 if seen.insert(target.clone()) {
                     tree.add(&target)?;
                 }
             }
         }
         tree.absolute.sort();
-        unroll(&mut tree.root)?;
+        unroll(&mut tree.root, files)?;
         Ok(tree)
     }
 
@@ -134,10 +135,10 @@ fn insert(
 
 /// Replaces a directory that was named whole, and something in it again, by its entries. The whole stands under the empty
 /// name until here.
-fn unroll(branch: &mut Branch) -> RepoResult<()> {
+fn unroll(branch: &mut Branch, files: &Files) -> RepoResult<()> {
     if let Some(Entry::Leaf(whole)) = branch.children.remove(OsStr::new("")) {
         branch.metadata = Some(whole.clone());
-        for name in list(&whole)? {
+        for name in list(&whole, files)? {
             let path = whole.join(&name);
             match branch.children.get_mut(&name) {
                 None => {
@@ -153,7 +154,7 @@ fn unroll(branch: &mut Branch) -> RepoResult<()> {
     }
     for entry in branch.children.values_mut() {
         if let Entry::Branch(inner) = entry {
-            unroll(inner)?;
+            unroll(inner, files)?;
         }
     }
     Ok(())
@@ -167,20 +168,20 @@ fn collision(one: &Path, other: &Path) -> RepoError {
 }
 
 /// Replaces a target of dots alone by its entries.
-fn resolve_dots(target: &Path) -> RepoResult<Vec<PathBuf>> {
+fn resolve_dots(target: &Path, files: &Files) -> RepoResult<Vec<PathBuf>> {
     if !names_of(target).is_empty() {
         return Ok(vec![target.to_owned()]);
     }
-    Ok(list(target)?
+    Ok(list(target, files)?
         .into_iter()
         .map(|name| if target == Path::new(".") { name.into() } else { target.join(name) })
         .collect())
 }
 
-fn list(path: &Path) -> RepoResult<Vec<OsString>> {
-    let names = || std::fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name())).collect();
-    let names: std::io::Result<Vec<_>> = names();
-    names.map_err(|error| RepoError::Local { what: format!("list {}", path.display()), reason: error.to_string() })
+fn list(path: &Path, files: &Files) -> RepoResult<Vec<OsString>> {
+    files
+        .list(path)
+        .map_err(|error| RepoError::Local { what: format!("list {}", path.display()), reason: error.to_string() })
 }
 
 /// The components that stand in the snapshot: neither the root nor leading `..`.

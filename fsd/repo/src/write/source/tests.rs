@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use rustic_core::ReadSourceOpen as _;
 use tempfile::TempDir;
 
+use super::files::Files;
 use super::targets::{Entry, Targets, clean};
 use super::*;
 
@@ -82,7 +83,7 @@ fn tree(targets: &[&str]) -> Vec<String> {
     }
     let targets: Vec<PathBuf> = targets.iter().map(PathBuf::from).collect();
     let mut out = Vec::new();
-    walk(&Targets::new(&targets).unwrap().root, "", &mut out);
+    walk(&Targets::new(&targets, &Files::default()).unwrap().root, "", &mut out);
     out
 }
 
@@ -226,4 +227,56 @@ fn test_markers_parse_as_restics() {
     for (text, good) in [("x", true), ("x:header", true), ("", false), (":x", false), ("a/b", false)] {
         assert_eq!(Marker::parse(text).is_ok(), good, "{text}");
     }
+}
+
+#[test]
+fn test_a_root_of_its_own_is_never_left() {
+    let fixture = Fixture::new(&["root/data/a", "root/data/sub/b", "root/etc/hostname", "outside/secret"]);
+    let link = |target: &str, name: &str| std::os::unix::fs::symlink(target, fixture.path(name)).unwrap();
+    link("/etc", "root/data/own");
+    link("../../../../../../etc", "root/data/up");
+    link(fixture.path("outside").to_str().unwrap(), "root/data/out");
+    let source = |targets: &[&str]| {
+        let targets = targets.iter().map(PathBuf::from).collect();
+        let root = Some(fixture.path("root"));
+        LocalSource::new(SourceOptions { targets, root, ..SourceOptions::default() }, fixture.ledger.clone())
+    };
+    let whole = source(&["/data"]).unwrap();
+    assert_eq!(whole.paths(), [PathBuf::from("/data")]);
+    let entries: Vec<_> = whole.entries().map(|entry| entry.unwrap()).collect();
+    let paths: Vec<_> = entries.iter().map(|entry| entry.path.to_str().unwrap()).collect();
+    assert_eq!(paths, ["/data", "/data/a", "/data/out", "/data/own", "/data/sub", "/data/sub/b", "/data/up"]);
+    assert_eq!(entries[3].node.node_type, rustic_core::repofile::NodeType::from_link(Path::new("/etc")));
+
+    // What stands above a target is followed, as restic does, and leads where it leads in the workload.
+    for target in ["/data/own/hostname", "/data/up/hostname", "/data/../../etc/hostname"] {
+        let source = source(&[target]).unwrap();
+        let file = source.entries().map(|entry| entry.unwrap()).last().unwrap();
+        let mut content = String::new();
+        file.open.unwrap().open().unwrap().read_to_string(&mut content).unwrap();
+        assert_eq!(content, "root/etc/hostname", "{target}");
+    }
+    for target in ["/data/out/secret", "/data/up/passwd"] {
+        assert!(matches!(source(&[target]), Err(RepoError::NoSource)), "{target}");
+    }
+    // A directory that becomes a link while the walk is on its way.
+    let source = source(&["/data/sub"]).unwrap();
+    let mut entries = source.entries();
+    let file = entries.find(|entry| entry.as_ref().unwrap().open.is_some()).unwrap().unwrap();
+    fs::rename(fixture.path("root/data/sub"), fixture.path("root/data/old")).unwrap();
+    link(fixture.path("outside").to_str().unwrap(), "root/data/sub");
+    fs::write(fixture.path("outside/b"), "secret").unwrap();
+    assert!(file.open.unwrap().open().is_err());
+}
+
+#[test]
+fn test_extended_attributes_below_a_root_are_read() {
+    let fixture = Fixture::new(&["root/a"]);
+    // A file system without any stores none.
+    let stored = xattr::set(fixture.path("root/a"), "user.colour", b"blue").is_ok();
+    let files = Files::beneath(&fixture.path("root")).unwrap();
+    let names: Vec<_> = files.list_xattrs(Path::new("/a")).unwrap();
+    assert_eq!(names.iter().any(|name| name == "user.colour"), stored);
+    let value = files.read_xattr(Path::new("/a"), "user.colour".as_ref()).unwrap();
+    assert_eq!(value, stored.then(|| b"blue".to_vec()));
 }

@@ -1,12 +1,12 @@
 //! The entries of a backup, depth first, in the order of the bytes of their names.
 
-use std::ffi::OsString;
 use std::fs::Metadata as Stat;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustic_core::{ReadSourceEntry, RusticResult};
 
+use super::files::Files;
 use super::node::NodeMaker;
 use super::reader::{FileOpen, Readers};
 use super::select::Marks;
@@ -30,6 +30,7 @@ pub(crate) struct Walk {
     pending: Vec<Pending>,
     targets: Targets,
     options: SourceOptions,
+    files: Files,
     marks: Marks,
     ledger: Ledger,
     /// `None`: sizes only.
@@ -41,6 +42,7 @@ impl Walk {
     pub(super) fn new(
         targets: &Targets,
         options: &SourceOptions,
+        files: &Files,
         ledger: Ledger,
         nodes: Option<NodeMaker>,
         readers: Readers,
@@ -49,7 +51,8 @@ impl Walk {
             pending: Vec::new(),
             targets: targets.clone(),
             options: options.clone(),
-            marks: Marks::new(options.markers.clone()),
+            marks: Marks::new(options.markers.clone(), files.clone()),
+            files: files.clone(),
             ledger,
             nodes,
             readers,
@@ -94,9 +97,7 @@ impl Walk {
 
     /// Adds a directory's entries; false if they cannot be listed.
     fn push_dir(&mut self, place: &Path, path: &Path, device: Option<u64>) -> bool {
-        let names = || std::fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name())).collect();
-        let names: std::io::Result<Vec<OsString>> = names();
-        match names {
+        match self.files.list(path) {
             Ok(mut names) => {
                 names.sort_unstable_by(|a, b| b.cmp(a));
                 self.pending.extend(names.into_iter().map(|name| Pending::Path {
@@ -125,7 +126,7 @@ impl Walk {
         if self.options.exclude.as_ref().is_some_and(|exclude| exclude(&full)) {
             return None;
         }
-        let stat = match std::fs::symlink_metadata(path) {
+        let stat = match self.files.look(path) {
             Ok(stat) => stat,
             Err(error) => {
                 self.ledger.lose(path, "stat", error);
@@ -138,7 +139,7 @@ impl Walk {
             match device {
                 Some(wanted) if wanted != own && !self.targets.is_root(&full) => {
                     // A mount point is kept, empty; what lies in it is left out.
-                    let above = full.parent().and_then(|above| std::fs::symlink_metadata(above).ok());
+                    let above = full.parent().and_then(|above| self.files.look(above).ok());
                     if !stat.is_dir() || above.is_none_or(|above| above.dev() != wanted) {
                         return None;
                     }
@@ -156,7 +157,7 @@ impl Walk {
     fn branch_entry(&mut self, place: PathBuf, branch: Branch) -> Option<ReadSourceEntry<FileOpen>> {
         let path = branch.metadata.clone()?;
         // As restic: a link above a target is followed, the snapshot has a directory there.
-        match std::fs::metadata(&path) {
+        match self.files.look_through(&path) {
             Ok(stat) if stat.is_dir() => {
                 let node = self.nodes.as_ref()?.make(place.file_name()?, &path, &stat)?;
                 self.push_branch(&place, branch);
@@ -198,6 +199,7 @@ impl Walk {
             device: stat.dev(),
             inode: stat.ino(),
             size: stat.len(),
+            files: self.files.clone(),
             ledger: self.ledger.clone(),
             readers: self.readers.clone(),
         });
