@@ -4,6 +4,7 @@
 //! [`output::Out`], so that text, JSON, quiet mode and a closed pipe are handled in one place. Exit codes are in [`exit`].
 
 mod exit;
+mod given;
 mod global;
 mod interrupt;
 pub mod output;
@@ -12,6 +13,7 @@ pub mod progress;
 pub mod select;
 mod units;
 
+mod access;
 mod backup;
 mod cache;
 mod cat;
@@ -24,6 +26,8 @@ mod find;
 mod forget;
 mod from_repo;
 mod init;
+mod job;
+mod keep;
 mod key;
 mod ls;
 mod man;
@@ -31,6 +35,7 @@ mod mount;
 mod node;
 mod prune;
 mod restore;
+mod serve;
 mod snapshots;
 mod stat;
 mod stats;
@@ -39,14 +44,21 @@ mod umount;
 mod unlock;
 mod writing;
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+pub(crate) use backup::{parse_time, show_loss};
 pub use exit::{CliError, CliResult, Exit};
+pub(crate) use forget::tag_lists;
+pub use given::{Access, run_on};
+pub(crate) use global::runtime;
 pub use global::{Context, GlobalArgs};
 pub use interrupt::Interrupt;
+pub(crate) use interrupt::signal;
+pub(crate) use writing::PROGRAM;
 
 /// Mounts restic-format backup repositories as filesystems, and backs up into them.
 #[derive(Debug, Parser)]
@@ -74,6 +86,12 @@ pub enum Command {
     Mount(mount::Args),
     /// Unmount a filesystem that `mount` mounted
     Umount(umount::Args),
+    /// Hold the mounts of a node, so that the daemon that serves them may end and another go on
+    Keep(keep::Args),
+    /// Serve the mounts of a node: the daemon that a keeper holds them for
+    Serve(serve::Args),
+    /// Serve one repository directory read-only over the network, to clients with a certificate
+    Access(access::Args),
     /// List snapshots
     Snapshots(snapshots::Args),
     /// List the files of a snapshot
@@ -114,6 +132,9 @@ pub enum Command {
     Cache(cache::Args),
     /// Print a shell's completion script
     Completion(completion::Args),
+    /// Do the work of a Kubernetes Job
+    #[command(hide = true)]
+    Job(job::Args),
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man(man::Args),
@@ -130,7 +151,8 @@ pub fn main() -> ExitCode {
             return error.exit.into();
         }
     };
-    let cli = match Cli::try_parse_from(arguments) {
+    let of_container = arguments.get(1).is_some_and(is_of_container);
+    let cli = match parse(arguments, !of_container) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come as errors too, with exit code 0 and for standard output. A closed pipe is no matter.
@@ -139,7 +161,7 @@ pub fn main() -> ExitCode {
         }
     };
     let json = cli.global.json;
-    match run(cli) {
+    match Context::new(cli.global, of_container).and_then(|context| run(cli.command, context)) {
         Ok(exit) => exit.into(),
         Err(error) => {
             error.report(json, &mut std::io::stderr().lock());
@@ -149,13 +171,33 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The verbs of a pod's container, which may hold any variable: none of them is for the program.
+fn is_of_container(verb: &OsString) -> bool {
+    verb == "job" || verb == "access"
+}
+
+/// Parses the arguments; `environment` says whether variables stand for options that are not given.
+fn parse(arguments: Vec<OsString>, environment: bool) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    if !environment {
+        // An option cannot forget its variable, but take one that nobody sets.
+        command = command.mut_args(|option| option.env("STASH_FS_NO_VARIABLE").hide_env(true));
+        command =
+            command.mut_subcommands(|verb| verb.mut_args(|option| option.env("STASH_FS_NO_VARIABLE").hide_env(true)));
+    }
+    Cli::from_arg_matches(&command.try_get_matches_from(arguments)?)
+}
+
 /// Runs one verb.
-fn run(cli: Cli) -> CliResult<Exit> {
-    let context = Context::new(cli.global)?;
-    match cli.command {
+fn run(command: Command, context: Context) -> CliResult<Exit> {
+    match command {
         // These decide about processes, threads and the runtime themselves.
         Command::Mount(args) => mount::run(args, context),
         Command::Umount(args) => umount::run(args, context),
+        Command::Keep(args) => keep::run(args, &context),
+        Command::Serve(args) => context.block_on(serve::run(args, &context)),
+        Command::Access(args) => context.block_on(access::run(args)),
+        Command::Job(args) => Ok(job::run(args, &context)),
         Command::Completion(args) => completion::run(&args),
         Command::Man(args) => man::run(&args),
         // These stop where they stand on SIGINT: they only read.
@@ -184,8 +226,6 @@ fn run(cli: Cli) -> CliResult<Exit> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -13,8 +13,12 @@ mod glob;
 mod tests;
 
 use std::borrow::Cow;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::Arc;
 
 use glob::Glob;
+use stash_repo::write::source::Exclude;
 
 /// A pattern that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -244,6 +248,8 @@ pub enum Filter {
     Exclude(Vec<Patterns>),
     /// Only what one of the lists matches.
     Include(Vec<Patterns>),
+    /// What the filter says of a directory with all in it, where paths are counted from that directory.
+    Below(Vec<u8>, Box<Self>),
 }
 
 impl Filter {
@@ -265,10 +271,30 @@ impl Filter {
         Ok(if lists.is_empty() { Self::All } else { Self::Include(lists) })
     }
 
+    /// Returns the filter for paths that are counted from `directory` on, which itself has the empty path.
+    #[must_use]
+    pub fn below(&self, directory: &[u8]) -> Self {
+        match (self, directory) {
+            (Self::All, _) | (_, b"" | b"/") => self.clone(),
+            _ => Self::Below(directory.to_vec(), Box::new(self.clone())),
+        }
+    }
+
     fn lists<S: AsRef<str>>(patterns: &[S], insensitive: &[S]) -> Result<Vec<Patterns>, PatternError> {
         let mut lists = vec![Patterns::parse(patterns, false)?, Patterns::parse(insensitive, true)?];
         lists.retain(|list| !list.is_empty());
         Ok(lists)
+    }
+
+    /// Returns what is not taken, as the walk of a backup asks; `None` if everything is.
+    #[must_use]
+    pub fn excluded(&self) -> Option<Exclude> {
+        if matches!(self, Self::All) {
+            return None;
+        }
+        let filter = self.clone();
+        // Whether it is a directory does not matter for what is left out.
+        Some(Arc::new(move |path: &Path| !filter.select(path.as_os_str().as_bytes(), true).selected))
     }
 
     /// Says what to do with `path`, which begins with `/`.
@@ -287,6 +313,7 @@ impl Filter {
                 });
                 Selection { selected, descend: below && is_dir }
             }
+            Self::Below(directory, filter) => filter.select(&[directory, path].concat(), is_dir),
         }
     }
 }

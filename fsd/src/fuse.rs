@@ -6,6 +6,7 @@
 //!   and all, into a task of [`dispatch`], which bounds how many there are, how long they take, and what a panic does.
 //! * [`follow`]: the thread that reads requests stays on the processor of the program that it answers.
 //! * [`errno`]: the one table from `VfsError` to an errno.
+//! * [`inflight`]: which requests were read and not answered, for the process that takes a mount over.
 //! * [`session`]: mounting, the recorded INIT exchange, the threads, and the end of it all.
 //! * [`mount`], [`mountinfo`]: the system's side: mount(2) or fusermount3, read-ahead, unmounting, without ever calling
 //!   stat(2) on a mountpoint, which hangs or fails where a daemon is dead.
@@ -17,6 +18,7 @@ pub mod adapter;
 mod dispatch;
 pub mod errno;
 mod follow;
+pub mod inflight;
 pub mod metrics;
 pub mod mount;
 pub mod mountinfo;
@@ -25,9 +27,10 @@ mod tree;
 
 pub use adapter::Adapter;
 pub use dispatch::DispatchOptions;
+pub use inflight::{InFlight, Outstanding};
 pub use metrics::{FuseMetrics, Op};
 pub use mount::MountError;
-pub use session::{FuseSession, SessionOptions};
+pub use session::{Connection, FuseSession, Inheritance, InitExchange, Recovery, SessionOptions};
 pub use tree::ReadTree;
 
 /// The type of our mounts in `/proc/self/mountinfo`.

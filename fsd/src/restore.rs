@@ -34,6 +34,9 @@ use crate::walk::Located;
 
 pub use meta::Owner;
 
+/// The file that marks a directory as one that is not whole: whoever makes it removes it when all is restored. `--delete` leaves it.
+pub(crate) const UNFINISHED: &str = ".stash-fs-restoring";
+
 /// Batches that are worked on at once: while one waits for its last blobs the next goes on.
 const BATCHES_IN_FLIGHT: usize = 3;
 
@@ -70,6 +73,9 @@ pub struct Options {
     pub verify: bool,
     /// Who owns what is restored.
     pub owner: Owner,
+    /// Give the target itself the metadata of the directory that is restored into it, also if it was there. One that was not
+    /// there gets it anyway.
+    pub root_metadata: bool,
 }
 
 /// What was done with an entry.

@@ -14,7 +14,7 @@ use std::path::Path;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-pub use metrics::{METRICS, MetricDefinition, MetricKind, Sources};
+pub use metrics::{METRICS, MetricDefinition, MetricKind, MountCounts, Sources};
 pub use serve::{parse_address, serve};
 use sink::Sink;
 
@@ -27,6 +27,8 @@ pub struct LogOptions {
     pub quiet: bool,
     /// One JSON object a line.
     pub json: bool,
+    /// `RUST_LOG` goes before.
+    pub environment: bool,
 }
 
 impl LogOptions {
@@ -44,10 +46,8 @@ impl LogOptions {
 
 /// Starts the log. A second call changes nothing.
 pub fn init(options: LogOptions) {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(wanted) if !wanted.is_empty() => EnvFilter::new(wanted),
-        _ => EnvFilter::new(options.filter()),
-    };
+    let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| options.environment && !wanted.is_empty());
+    let filter = EnvFilter::new(wanted.as_deref().unwrap_or_else(|| options.filter()));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_span_events(FmtSpan::NONE)
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn test_each_verbosity_is_a_filter() {
         for (quiet, verbosity) in [(true, 0), (false, 0), (false, 1), (false, 2), (false, 3), (false, 9)] {
-            let options = LogOptions { verbosity, quiet, json: false };
+            let options = LogOptions { verbosity, quiet, ..LogOptions::default() };
             assert!(EnvFilter::try_new(options.filter()).is_ok(), "{options:?}");
         }
     }

@@ -15,11 +15,14 @@ use stash_repo::write::backup::{BackupRequest, BackupSource, Parent, backup};
 use stash_repo::write::source::producer::Producer;
 use stash_repo::write::source::{Marker, SourceOptions};
 
+pub(crate) use report::show_loss;
+
 use super::password::SECRET_VARIABLES;
 use super::snapshots::{GroupBy, parse_group};
 use super::units::parse_bytes;
 use super::writing::{Lock, PROGRAM};
 use super::{CliError, CliResult, Context, Exit};
+use crate::filter::Filter;
 
 /// The arguments of `backup`.
 #[derive(Debug, ClapArgs)]
@@ -115,7 +118,7 @@ pub struct Args {
 }
 
 /// Parses restic's time in the system's zone, or RFC 3339.
-fn parse_time(text: &str) -> Result<Zoned, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Zoned, String> {
     let wrong = || format!("`{text}` is not a time like `2012-11-01 22:08:41`");
     if let Ok(timestamp) = text.parse::<jiff::Timestamp>() {
         return Ok(timestamp.to_zoned(TimeZone::system()));
@@ -144,7 +147,7 @@ impl Args {
         Ok(())
     }
 
-    fn source(&self, excludes: &inputs::Excludes) -> CliResult<BackupSource> {
+    fn source(&self, excludes: &Filter) -> CliResult<BackupSource> {
         let producer = match (self.stdin, self.stdin_from_command) {
             (true, _) => Some(Producer::Stdin),
             (_, true) => Some(Producer::Command {
@@ -162,7 +165,8 @@ impl Args {
         }
         Ok(BackupSource::Files(SourceOptions {
             targets: self.collect_targets()?,
-            exclude: excludes.function(),
+            root: None,
+            exclude: excludes.excluded(),
             markers,
             exclude_larger_than: self.exclude_larger_than,
             one_file_system: self.one_file_system,

@@ -132,7 +132,7 @@ pub struct Args {
 }
 
 /// Splits restic's lists of tags.
-pub(super) fn tag_lists(lists: &[String]) -> Vec<Vec<String>> {
+pub(crate) fn tag_lists(lists: &[String]) -> Vec<Vec<String>> {
     lists.iter().map(|list| list.split(',').map(|tag| tag.trim().to_owned()).collect()).collect()
 }
 

@@ -14,6 +14,7 @@ use stash_repo::budget::cgroup;
 use stash_repo::{Backend, Metrics, Repository, RepositoryOptions};
 use zeroize::Zeroizing;
 
+use super::given::Access;
 use super::interrupt::{self, Interrupt};
 use super::output::Out;
 use super::units::{parse_bytes, parse_duration};
@@ -194,16 +195,24 @@ pub struct Context {
     pub global: GlobalArgs,
     /// Set by SIGINT and SIGTERM.
     pub interrupt: Interrupt,
+    /// What opens the repository, where the caller knows it and the options do not say it.
+    pub(super) given: Option<Access>,
 }
 
 impl Context {
-    /// Takes the options and starts the log.
+    /// Takes the options and starts the log. That of a pod's container is read when it is over, so it says more, and what the
+    /// options say alone.
     ///
     /// # Errors
     /// None now; options that cannot be carried out will be named here.
-    pub(super) fn new(global: GlobalArgs) -> CliResult<Self> {
-        telemetry::init(LogOptions { verbosity: global.verbosity(), quiet: global.quiet, json: global.log_json });
-        Ok(Self { global, interrupt: Interrupt::default() })
+    pub(super) fn new(global: GlobalArgs, is_of_container: bool) -> CliResult<Self> {
+        telemetry::init(LogOptions {
+            verbosity: global.verbosity().saturating_add(u8::from(is_of_container)),
+            quiet: global.quiet,
+            json: global.log_json,
+            environment: !is_of_container,
+        });
+        Ok(Self { global, interrupt: Interrupt::default(), given: None })
     }
 
     /// Returns standard output under the options.
@@ -217,6 +226,9 @@ impl Context {
     /// # Errors
     /// None or several are named; the address is wrong.
     pub fn location(&self) -> CliResult<Location> {
+        if let Some(access) = &self.given {
+            return access.location();
+        }
         match self.global.repositories()?.as_slice() {
             [one] => location(one),
             _ => Err(CliError::usage("this verb works on one repository, and several were named")),
@@ -228,7 +240,10 @@ impl Context {
     /// # Errors
     /// No source gives one.
     pub fn password(&self) -> CliResult<Zeroizing<String>> {
-        password::password(&self.global)
+        match &self.given {
+            Some(access) => Ok(access.password.clone()),
+            None => password::password(&self.global),
+        }
     }
 
     /// Returns a password that is to be set for the repository; asks twice at the terminal if nothing else gives it.
@@ -250,7 +265,7 @@ impl Context {
     #[must_use]
     pub fn connect_options(&self) -> ConnectOptions {
         let global = &self.global;
-        ConnectOptions {
+        let options = ConnectOptions {
             extended: global.option.iter().cloned().collect::<BTreeMap<_, _>>(),
             cacert: global.cacert.iter().filter(|path| !path.as_os_str().is_empty()).cloned().collect(),
             tls_client_cert: global.tls_client_cert.clone().filter(|path| !path.as_os_str().is_empty()),
@@ -261,6 +276,10 @@ impl Context {
             metrics: Arc::new(Metrics::default()),
             // The process's environment, and whatever else the machine keeps for a person.
             ..ConnectOptions::from_process()
+        };
+        match &self.given {
+            Some(access) => access.connect_options(options),
+            None => options,
         }
     }
 
@@ -336,7 +355,7 @@ impl Context {
         })
     }
 
-    fn block_on(&self, work: impl Future<Output = CliResult<Exit>>) -> CliResult<Exit> {
+    pub(super) fn block_on(&self, work: impl Future<Output = CliResult<Exit>>) -> CliResult<Exit> {
         let runtime = runtime()?;
         let result = runtime.block_on(work);
         // Work that a signal left behind does not hold the process.
@@ -349,7 +368,7 @@ impl Context {
 ///
 /// # Errors
 /// The system has no threads left.
-pub(super) fn runtime() -> CliResult<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> CliResult<tokio::runtime::Runtime> {
     let next = AtomicUsize::new(0);
     // A thread inherits where its starter may run, and a thread that reads FUSE requests may be bound to one processor.
     let all = rustix::thread::sched_getaffinity(None).ok();

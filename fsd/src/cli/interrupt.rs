@@ -42,7 +42,7 @@ impl Interrupt {
 ///
 /// # Errors
 /// The handler could not be installed.
-pub(super) async fn signal() -> std::io::Result<()> {
+pub(crate) async fn signal() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::select! {

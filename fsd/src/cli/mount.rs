@@ -3,6 +3,7 @@
 mod check;
 mod daemon;
 pub(super) mod helper;
+mod keeper;
 mod notify;
 mod open;
 
@@ -12,16 +13,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use stash_vfs::{DirSink, Entry, FileType, Ino, NamespaceOptions, Vfs, VfsOptions};
+use stash_vfs::inode::table;
+use stash_vfs::{DirSink, Entry, FileType, Ino, InodeTable, NamespaceOptions, Vfs, VfsOptions};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::fuse::mount::{MountError, MountOptions};
-use crate::fuse::{self, DispatchOptions, FuseMetrics, FuseSession, SessionOptions};
+use crate::fuse::{self, DispatchOptions, FuseMetrics, FuseSession, Recovery, SessionOptions};
+use crate::kept::KeptRepository;
 use crate::telemetry::{self, Sources};
 
+use super::units::parse_duration;
 use super::{CliError, CliResult, Context, Exit, global};
 use daemon::Ready;
+pub(super) use daemon::detach;
 use open::Opened;
 
 /// The arguments of `mount`.
@@ -72,6 +77,9 @@ pub struct Args {
     /// Where a daemon logs (by default to syslog)
     #[arg(long, value_name = "FILE", requires = "daemon")]
     log_file: Option<PathBuf>,
+    /// How long a daemon that ended may be missing before readers get an error
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration, requires = "daemon")]
+    max_pause: Duration,
     /// Take further environment variables (NAME=VALUE a line) from a file, for credentials of a store
     #[arg(long, value_name = "FILE", requires = "daemon")]
     environment_file: Option<PathBuf>,
@@ -93,6 +101,12 @@ pub struct Args {
     /// This is the daemon that another stash-fs waits for
     #[arg(long = daemon::CHILD_OPTION, hide = true)]
     daemon_child: bool,
+    /// This daemon goes on with the mount of one that ended, which was started in this directory
+    #[arg(long = keeper::RESUMED_OPTION, hide = true, value_name = "DIR", conflicts_with = daemon::CHILD_OPTION_ID)]
+    daemon_resumed: Option<PathBuf>,
+    /// Answer EIO to the requests that a daemon left unanswered, as where the kernel cannot tell them again
+    #[arg(long, hide = true)]
+    no_resend: bool,
 }
 
 /// Measured in `docs/design/0002-fuse-session.md`.
@@ -127,12 +141,17 @@ impl Args {
     fn namespace(&self) -> CliResult<NamespaceOptions> {
         Ok(NamespaceOptions {
             root: self.root()?,
+            pinned: None,
             path_templates: self.path_template.clone(),
             time_template: self.time_template.clone(),
             hosts: self.host.clone(),
             tags: self.tag.clone(),
             paths: self.path.clone(),
         })
+    }
+
+    fn recovery(&self) -> Recovery {
+        if self.no_resend { Recovery::Fail } else { Recovery::Resend }
     }
 
     fn vfs_options(&self) -> VfsOptions {
@@ -148,12 +167,17 @@ impl Args {
 
 /// Runs the verb.
 pub(super) fn run(args: Args, context: Context) -> CliResult<Exit> {
-    if args.daemon && !args.daemon_child {
+    if args.daemon && !args.daemon_child && args.daemon_resumed.is_none() {
         return daemon::start(args.environment_file.as_deref());
     }
     let mut ready = Ready::new(args.daemon_child, args.log_file.clone());
+    let keeper = match &args.daemon_resumed {
+        Some(directory) => Some(keeper::resume(&args, &context, directory, &mut ready)?),
+        None if args.daemon_child => Some(keeper::Start::New),
+        None => None,
+    };
     let runtime = global::runtime()?;
-    let result = runtime.block_on(serve(&args, &context, &mut ready));
+    let result = runtime.block_on(serve(&args, &context, &mut ready, keeper));
     // Prefetches and requests of a mount that is gone do not hold the process.
     runtime.shutdown_background();
     if let (true, Err(error)) = (ready.is_detached(), &result) {
@@ -164,16 +188,32 @@ pub(super) fn run(args: Args, context: Context) -> CliResult<Exit> {
 }
 
 /// Mounts, and stays until the mount is gone.
-async fn serve(args: &Args, context: &Context, ready: &mut Ready) -> CliResult<Exit> {
+async fn serve(
+    args: &Args,
+    context: &Context,
+    ready: &mut Ready,
+    mut keeper: Option<keeper::Start>,
+) -> CliResult<Exit> {
     if context.global.deadline.is_zero() {
         return Err(CliError::usage("with --deadline 0 every request would fail"));
     }
     let mut signals = Signals::new()?;
-    let locations = open::locations(&context.global)?;
-    let mountpoint = check::mountpoint(args.mountpoint()?, &locations, context.global.cache_directory().as_deref())?;
-
+    let locations = open::locations(context)?;
+    let (table, table_file) = match &mut keeper {
+        None => (InodeTable::new(table::DEFAULT_LIMIT, None), None),
+        Some(keeper) => keeper.table().map(|(table, file)| (table, Some(file)))?,
+    };
+    let resumed = match &keeper {
+        Some(keeper::Start::Resumed(resumed)) => Some(&**resumed),
+        Some(keeper::Start::New) | None => None,
+    };
+    let mountpoint = match resumed {
+        Some(resumed) => resumed.mountpoint(),
+        None => check::mountpoint(args.mountpoint()?, &locations, context.global.cache_directory().as_deref())?,
+    };
+    let left = resumed.map(keeper::Resumed::repositories);
     let (vfs, opened) = tokio::select! {
-        prepared = prepare(args, context, locations) => prepared?,
+        prepared = prepare(args, context, locations, left, table) => prepared?,
         () = signals.stop() => return Err(CliError::interrupted()),
     };
     let listener = match args.metrics {
@@ -187,23 +227,45 @@ async fn serve(args: &Args, context: &Context, ready: &mut Ready) -> CliResult<E
 
     let options = session_options(args, context, &opened);
     let metrics = Arc::new(FuseMetrics::default());
-    let session = FuseSession::start(vfs, &mountpoint, &options, Handle::current(), Arc::clone(&metrics))?;
-    let sources = Sources { fuse: metrics, repositories: opened.metrics.clone() };
+    let (session, link) = match (keeper, table_file) {
+        (Some(keeper), Some(table_file)) => {
+            let start = keeper::Serve { args, context, opened: &opened, options: &options, mountpoint: &mountpoint };
+            let (session, link) = start.run(keeper, vfs, table_file, Arc::clone(&metrics))?;
+            (session, Some(link))
+        }
+        _ => (FuseSession::start(vfs, &mountpoint, &options, Handle::current(), Arc::clone(&metrics))?, None),
+    };
+    let sources = Sources { fuse: metrics, repositories: opened.metrics.clone(), mounts: None };
     if let Some(listener) = listener {
         // Ends with the runtime.
-        drop(tokio::spawn(telemetry::serve(listener, sources.clone())));
+        let sources = sources.clone();
+        drop(tokio::spawn(telemetry::serve(listener, move || sources.clone())));
     }
-    if let Err(error) = announce(context, ready, &session, &opened) {
-        drop(session.unmount(true));
-        return Err(error);
+    let result = match announce(context, ready, &session, &opened) {
+        Ok(()) => watch(&session, &mut signals, &sources, context.global.quiet).await,
+        Err(error) => {
+            drop(session.unmount(true));
+            Err(error)
+        }
+    };
+    if let Some(link) = link {
+        // However it ended, it was meant to: nobody starts another daemon.
+        keeper::release(&link);
     }
-    watch(&session, &mut signals, &sources, context.global.quiet).await
+    result
 }
 
 /// Opens the repositories and builds the tree, and reads its root, so that whatever is wrong is said before mounting.
-async fn prepare(args: &Args, context: &Context, locations: Vec<open::Named>) -> CliResult<(Vfs, Opened)> {
-    let (mounted, opened) = open::open(args, context, locations).await?;
-    let vfs = Vfs::new(mounted, args.vfs_options()).await?;
+async fn prepare(
+    args: &Args,
+    context: &Context,
+    locations: Vec<open::Named>,
+    left: Option<&[KeptRepository]>,
+    table: InodeTable,
+) -> CliResult<(Vfs, Opened)> {
+    let (mounted, mut opened) = open::open(args, context, locations, left).await?;
+    let vfs = Vfs::with_table(mounted, args.vfs_options(), table).await?;
+    opened.pins = vfs.pins();
     vfs.getattr(Ino::ROOT).await?;
     vfs.readdir(Ino::ROOT, 0, false, &mut Full).await?;
     Ok((vfs, opened))

@@ -196,6 +196,7 @@ pub(super) async fn run(args: Args, context: &Context) -> CliResult<Exit> {
         sparse: args.sparse,
         verify: args.verify,
         owner: if args.no_owner { Owner::Own } else { args.owner.unwrap_or_default() },
+        root_metadata: false,
     };
     let result = restore(&repository, from, options, screen.clone()).await;
     screen.progress.finish();

@@ -79,7 +79,7 @@ fn has_path(snapshot: &Snapshot, path: &std::path::Path) -> bool {
 }
 
 /// Finds a snapshot by `latest`, `latest~N`, an id or its beginning.
-fn find(all: &[Arc<Snapshot>], name: &str, filter: &SnapshotFilter) -> CliResult<Arc<Snapshot>> {
+pub(crate) fn find(all: &[Arc<Snapshot>], name: &str, filter: &SnapshotFilter) -> CliResult<Arc<Snapshot>> {
     let not_found = || CliError::from(RepoError::SnapshotNotFound { spec: name.to_owned() });
     if let Some(rest) = name.strip_prefix("latest") {
         let back: usize = match rest.strip_prefix('~') {

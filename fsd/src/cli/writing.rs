@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::{CliError, CliResult, Context, GlobalArgs};
 
 /// The program, as snapshots name it.
-pub(super) const PROGRAM: &str = concat!("stash-fs ", env!("CARGO_PKG_VERSION"));
+pub(crate) const PROGRAM: &str = concat!("stash-fs ", env!("CARGO_PKG_VERSION"));
 
 /// Which lock a verb takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

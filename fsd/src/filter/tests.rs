@@ -165,3 +165,16 @@ proptest! {
         prop_assert!(!matches(&pattern, &full).0 || matches(&pattern, &parent).1, "{} on {}", pattern, full);
     }
 }
+
+#[test]
+fn test_a_filter_of_the_whole_holds_below_a_directory() {
+    let exclude = Filter::exclude(&["/data/*.log", "tmp"], &[]).unwrap().below(b"/data");
+    let selected = |filter: &Filter, path: &str| filter.select(path.as_bytes(), false).selected;
+    assert!(!selected(&exclude, "/a.log") && !selected(&exclude, "/x/tmp/y"));
+    assert!(selected(&exclude, "/x/a.log") && selected(&exclude, ""));
+    let include = Filter::include(&["/data/keep"], &[]).unwrap().below(b"/data");
+    assert!(selected(&include, "/keep/x") && !selected(&include, "/other") && !selected(&include, ""));
+    assert!(selected(&Filter::include(&["/data"], &[]).unwrap().below(b"/data"), ""));
+    assert!(!selected(&Filter::exclude(&["/data"], &[]).unwrap().below(b"/data/deep"), "/x"));
+    assert!(matches!(Filter::All.below(b"/data"), Filter::All));
+}

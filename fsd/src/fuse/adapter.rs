@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 
 use super::dispatch::{Answer, Call, Dispatch, DispatchOptions};
 use super::follow;
+use super::inflight::InFlight;
 use super::metrics::{FuseMetrics, Op};
 use super::tree::ReadTree;
 
@@ -47,22 +48,55 @@ pub struct Adapter<T> {
     no_opendir: bool,
     /// The kernel takes ENOSYS on OPEN as "always succeeds, keep the pages" (Linux 3.16).
     no_open: bool,
+    /// What an earlier process agreed on with the kernel.
+    agreed: Option<Agreed>,
+}
+
+/// What an answer to INIT says (`fuse_init_out`, include/uapi/linux/fuse.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Agreed {
+    flags: InitFlags,
+    max_background: u16,
+    max_write_bytes: u32,
+}
+
+impl Agreed {
+    /// Reads a whole answer, header and all.
+    pub(super) fn parse(reply: &[u8]) -> Option<Self> {
+        let word = |at: usize| Some(u32::from_ne_bytes(reply.get(at..at + 4)?.try_into().ok()?));
+        let bits = u64::from(word(28)?) | u64::from(word(48)?) << 32;
+        let max_background = u16::from_ne_bytes(reply.get(32..34)?.try_into().ok()?);
+        Some(Self { flags: InitFlags::from_bits_retain(bits), max_background, max_write_bytes: word(36)? })
+    }
 }
 
 impl<T: ReadTree> Adapter<T> {
     /// Makes a filesystem whose tasks run on `runtime`.
     ///
     /// `default_permissions` says that the mount has this option: then the kernel checks modes and ACLs, and id-mapped
-    /// mounts are allowed.
+    /// mounts are allowed. Requests are noted in `in_flight`, where another process can see which were not answered.
     pub fn new(
         tree: T,
         runtime: Handle,
         options: &DispatchOptions,
         metrics: Arc<FuseMetrics>,
         default_permissions: bool,
+        in_flight: Option<Arc<InFlight>>,
     ) -> Self {
-        let dispatch = Dispatch::new(runtime, options, metrics);
-        Self { tree, dispatch, default_permissions, no_opendir: false, no_open: false }
+        let dispatch = Dispatch::new(runtime, options, metrics, in_flight);
+        Self { tree, dispatch, default_permissions, no_opendir: false, no_open: false, agreed: None }
+    }
+
+    /// Answers INIT as another process did, whose mount this one goes on with, whatever this version would ask for.
+    pub(super) fn answering_as(mut self, agreed: Agreed) -> Self {
+        self.agreed = Some(agreed);
+        self
+    }
+
+    /// Takes note of a request that was just read.
+    fn begin(&self, req: &Request, op: Op, ino: INodeNo) -> Call {
+        follow::on_request(req.pid());
+        self.dispatch.begin(req.unique().0, op, Ino(ino.0))
     }
 
     /// Refuses what would change something.
@@ -113,7 +147,11 @@ fn wanted_flags(default_permissions: bool) -> InitFlags {
 impl<T: ReadTree> Filesystem for Adapter<T> {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let offered = config.capabilities();
-        for flag in wanted_flags(self.default_permissions).iter() {
+        let wanted = match self.agreed {
+            Some(agreed) => agreed.flags,
+            None => wanted_flags(self.default_permissions),
+        };
+        for flag in wanted.iter() {
             if offered.contains(flag) {
                 // It cannot fail: the kernel offers the flag.
                 let _ = config.add_capabilities(flag);
@@ -122,13 +160,13 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
         self.no_opendir = offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
         self.no_open = offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
         // Neither can these: both values are in range.
-        let _ = config.set_max_write(MAX_REQUEST_BYTES);
-        let _ = config.set_max_background(MAX_BACKGROUND);
+        let _ = config.set_max_write(self.agreed.map_or(MAX_REQUEST_BYTES, |agreed| agreed.max_write_bytes));
+        let _ = config.set_max_background(self.agreed.map_or(MAX_BACKGROUND, |agreed| agreed.max_background));
         Ok(())
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let call = begin(req, Op::Lookup, Ino(parent.0));
+        let call = self.begin(req, Op::Lookup, parent);
         self.dispatch.guard(call, || {
             let send = {
                 let tree = self.tree.clone();
@@ -149,16 +187,16 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
         });
     }
 
-    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        let call = Call::new(Op::Forget, Ino(ino.0));
+    fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
+        let call = self.dispatch.begin(req.unique().0, Op::Forget, Ino(ino.0));
         self.dispatch.guard(call, || {
-            self.tree.forget(call.ino, nlookup);
+            self.tree.forget(&[(call.ino, nlookup)]);
             self.dispatch.observe(call);
         });
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let call = begin(req, Op::Getattr, Ino(ino.0));
+        let call = self.begin(req, Op::Getattr, ino);
         self.dispatch.guard(call, || {
             let send = |reply: ReplyAttr, entry: Entry| reply.attr(&entry.ttl, &file_attr(&entry.attr));
             match self.tree.try_getattr(call.ino) {
@@ -172,7 +210,7 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        let call = begin(req, Op::Readlink, Ino(ino.0));
+        let call = self.begin(req, Op::Readlink, ino);
         self.dispatch.guard(call, || {
             let tree = self.tree.clone();
             let work = async move { tree.readlink(call.ino).await };
@@ -207,7 +245,7 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
     ) {
         // A long read is the kernel's readahead: its program goes on meanwhile, and wants its processor for itself.
         follow::on_request(if size <= FOLLOWED_READ_BYTES { req.pid() } else { 0 });
-        let call = Call::new(Op::Read, Ino(ino.0));
+        let call = self.dispatch.begin(req.unique().0, Op::Read, Ino(ino.0));
         let _span = tracing::debug_span!("read", ino = ino.0, offset, size).entered();
         self.dispatch.guard(call, || {
             let len_bytes = size.min(MAX_REQUEST_BYTES);
@@ -263,7 +301,7 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
     }
 
     fn readdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        let call = begin(req, Op::Readdir, Ino(ino.0));
+        let call = self.begin(req, Op::Readdir, ino);
         self.dispatch.guard(call, || {
             let mut sink = PlainSink(reply);
             match self.tree.try_readdir(call.ino, offset, false, &mut sink) {
@@ -280,7 +318,7 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
     }
 
     fn readdirplus(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
-        let call = begin(req, Op::Readdirplus, Ino(ino.0));
+        let call = self.begin(req, Op::Readdirplus, ino);
         self.dispatch.guard(call, || {
             let mut sink = PlusSink::new(self.tree.clone(), reply);
             match self.tree.try_readdir(call.ino, offset, true, &mut sink) {
@@ -301,7 +339,7 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        let call = begin(req, Op::Statfs, Ino(ino.0));
+        let call = self.begin(req, Op::Statfs, ino);
         self.dispatch.guard(call, || {
             let figures = self.tree.statfs();
             let block_bytes = figures.block_bytes.max(512);
@@ -311,7 +349,7 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let call = begin(req, Op::Getxattr, Ino(ino.0));
+        let call = self.begin(req, Op::Getxattr, ino);
         self.dispatch.guard(call, || {
             let (tree, name) = (self.tree.clone(), name.as_bytes().to_vec());
             self.xattr(call, reply, size, async move { tree.getxattr(call.ino, &name).await });
@@ -319,7 +357,7 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let call = begin(req, Op::Listxattr, Ino(ino.0));
+        let call = self.begin(req, Op::Listxattr, ino);
         self.dispatch.guard(call, || {
             let tree = self.tree.clone();
             self.xattr(call, reply, size, async move { Ok(joined_names(&tree.listxattr(call.ino).await?)) });
@@ -337,7 +375,7 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
     }
 
     fn lseek(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        let call = begin(req, Op::Lseek, Ino(ino.0));
+        let call = self.begin(req, Op::Lseek, ino);
         self.dispatch.guard(call, || {
             let hole = match whence {
                 libc::SEEK_DATA => false,
@@ -566,12 +604,6 @@ impl<T: ReadTree> Filesystem for Adapter<T> {
     }
 }
 
-/// Begins to answer a request.
-fn begin(req: &Request, op: Op, ino: Ino) -> Call {
-    follow::on_request(req.pid());
-    Call::new(op, ino)
-}
-
 /// A missing name is an answer, not a failure: the kernel may remember that it is missing.
 fn absent_as_none(result: VfsResult<Entry>) -> VfsResult<Option<Entry>> {
     match result {
@@ -661,8 +693,9 @@ impl<T: ReadTree> Answer for PlusSink<T> {
 
 impl<T: ReadTree> Drop for PlusSink<T> {
     fn drop(&mut self) {
-        for ino in std::mem::take(&mut self.counted) {
-            self.tree.forget(ino, 1);
+        let counted: Vec<(Ino, u64)> = std::mem::take(&mut self.counted).into_iter().map(|ino| (ino, 1)).collect();
+        if !counted.is_empty() {
+            self.tree.forget(&counted);
         }
     }
 }

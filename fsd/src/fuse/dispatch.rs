@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument as _;
 
 use super::errno::{errno, is_failure};
+use super::inflight::InFlight;
 use super::metrics::{FuseMetrics, Op};
 
 /// Limits of requests that memory cannot answer.
@@ -75,12 +76,15 @@ answers!(
 pub(super) struct Call {
     pub(super) op: Op,
     pub(super) ino: Ino,
+    /// The kernel's number, where it is noted.
+    unique: u64,
     started: Instant,
 }
 
 impl Call {
+    /// A request that is answered at once.
     pub(super) fn new(op: Op, ino: Ino) -> Self {
-        Self { op, ino, started: Instant::now() }
+        Self { op, ino, unique: 0, started: Instant::now() }
     }
 }
 
@@ -92,17 +96,33 @@ pub(super) struct Dispatch {
     slots: Arc<Semaphore>,
     metrics: Arc<FuseMetrics>,
     failures: FailureLog,
+    /// Where requests are noted for a process that comes after this one.
+    in_flight: Option<Arc<InFlight>>,
 }
 
 impl Dispatch {
-    pub(super) fn new(runtime: Handle, options: &DispatchOptions, metrics: Arc<FuseMetrics>) -> Arc<Self> {
+    pub(super) fn new(
+        runtime: Handle,
+        options: &DispatchOptions,
+        metrics: Arc<FuseMetrics>,
+        in_flight: Option<Arc<InFlight>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             runtime,
             deadline: options.deadline,
             slots: Arc::new(Semaphore::new(options.max_in_flight.max(1))),
             metrics,
             failures: FailureLog::default(),
+            in_flight,
         })
+    }
+
+    /// Takes note of a request, on the thread that has just read it.
+    pub(super) fn begin(&self, unique: u64, op: Op, ino: Ino) -> Call {
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.begin(unique);
+        }
+        Call { unique, ..Call::new(op, ino) }
     }
 
     pub(super) fn metrics(&self) -> &FuseMetrics {
@@ -173,11 +193,15 @@ impl Dispatch {
     /// dropped: at the deadline, on a panic, and when the runtime ends.
     pub(super) fn task(self: &Arc<Self>, call: Call, work: impl Future<Output = ()> + Send + 'static) {
         let slot = self.slot();
+        // There are more words than slots.
+        let noted = self.in_flight.as_ref().and_then(|in_flight| in_flight.defer(call.unique));
         let this = Arc::clone(self);
         this.metrics.op(call.op).deferred.inc();
         let span = tracing::warn_span!("fuse", op = call.op.name(), ino = format_args!("{:016x}", call.ino.0));
         let task = async move {
             let _slot = slot;
+            // Until the reply that the work holds is sent or dropped.
+            let _noted = noted;
             let _in_flight = this.metrics.task();
             let work = AssertUnwindSafe(tokio::time::timeout(this.deadline, work)).catch_unwind();
             match work.await {

@@ -87,7 +87,7 @@ pub struct MountOptions {
 ///
 /// # Errors
 /// The system refused.
-pub(super) fn mount(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+pub(crate) fn mount(mountpoint: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
     if rustix::process::geteuid().is_root() {
         match mount_direct(mountpoint, options) {
             // Root of a container without CAP_SYS_ADMIN, or of another user namespace.
@@ -187,7 +187,7 @@ fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
 }
 
 /// Returns the device of the mount that was just made, from the table alone.
-pub(super) fn device_of(mountpoint: &Path) -> Result<(u32, u32), MountError> {
+pub(crate) fn device_of(mountpoint: &Path) -> Result<(u32, u32), MountError> {
     let mounts = mountinfo::read().map_err(|source| MountError::System { what: "/proc/self/mountinfo", source })?;
     mountinfo::topmost(&mounts, mountpoint)
         .filter(|entry| entry.is_ours())
@@ -197,7 +197,7 @@ pub(super) fn device_of(mountpoint: &Path) -> Result<(u32, u32), MountError> {
 
 /// Raises how far the kernel reads ahead of a sequential reader. INIT can only lower it below 128 KiB; only root may raise
 /// it. Without it reads are as right, but slower.
-pub(super) fn set_read_ahead((major, minor): (u32, u32), kib: u32) {
+pub(crate) fn set_read_ahead((major, minor): (u32, u32), kib: u32) {
     let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     if let Err(error) = std::fs::write(&path, kib.to_string()) {
         tracing::debug!(path, kib, %error, "read-ahead stays as it is");

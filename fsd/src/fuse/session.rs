@@ -19,8 +19,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::adapter::Adapter;
+use super::adapter::{Adapter, Agreed};
 use super::dispatch::DispatchOptions;
+use super::inflight::{InFlight, Outstanding};
 use super::metrics::FuseMetrics;
 use super::mount::{self, MountError, MountOptions};
 use super::tree::ReadTree;
@@ -48,6 +49,40 @@ pub struct InitExchange {
     pub reply: Vec<u8>,
 }
 
+/// A mount that another process made: what is served, and where it is.
+#[derive(Debug)]
+pub struct Connection {
+    /// The open `/dev/fuse`.
+    pub fd: OwnedFd,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// Its device, `st_dev` of all its files.
+    pub device: (u32, u32),
+}
+
+/// What becomes of the requests that a process had read and not answered when it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Recovery {
+    /// The kernel tells them again, where it can (Linux 6.9); else as [`Recovery::Fail`].
+    #[default]
+    Resend,
+    /// They are answered EIO, and no other request is.
+    Fail,
+}
+
+/// What one process left to the next.
+#[derive(Debug)]
+pub struct Inheritance {
+    /// What was agreed with the kernel.
+    pub init: InitExchange,
+    /// What was read and not answered.
+    pub outstanding: Outstanding,
+    /// What becomes of that.
+    pub recovery: Recovery,
+    /// The kernel may hold inodes that the tree does not know: it is told to look all names up again.
+    pub incomplete: bool,
+}
+
 /// A mounted tree. It stays mounted when this is dropped: [`FuseSession::unmount`] ends it.
 #[derive(Debug)]
 pub struct FuseSession {
@@ -70,31 +105,80 @@ impl FuseSession {
         runtime: Handle,
         metrics: Arc<FuseMetrics>,
     ) -> Result<Self, MountError> {
-        let adapter =
-            Adapter::new(tree, runtime, &options.dispatch, Arc::clone(&metrics), options.mount.default_permissions);
-        let mut config = Config::default();
-        config.n_threads = Some(options.threads.clamp(1, 4));
-        // With a descriptor for each thread, requests in flight die with the process and cannot be taken over.
-        config.clone_fd = false;
-
         let connection = mount::mount(mountpoint, &options.mount)?;
-        Self::serve(adapter, config, connection, mountpoint, options, metrics).inspect_err(|_| {
+        let serve = || {
+            let device = mount::device_of(mountpoint)?;
+            let connection = Connection { fd: connection, mountpoint: mountpoint.to_owned(), device };
+            let session = Self::serve(tree, connection, options, runtime, metrics, None)?;
+            mount::set_read_ahead(device, options.read_ahead_kib);
+            Ok(session)
+        };
+        serve().inspect_err(|_| {
             // The connection is closed, so the mount is dead: take it away. A failure here changes nothing.
             drop(mount::unmount(mountpoint, None, true));
         })
     }
 
-    fn serve<T: ReadTree>(
-        adapter: Adapter<T>,
-        config: Config,
-        connection: OwnedFd,
-        mountpoint: &Path,
+    /// Answers the first request of a new mount and all that follow; `in_flight` is where another process can see which.
+    ///
+    /// # Errors
+    /// The exchange with the kernel failed.
+    pub fn serve<T: ReadTree>(
+        tree: T,
+        connection: Connection,
         options: &SessionOptions,
+        runtime: Handle,
+        metrics: Arc<FuseMetrics>,
+        in_flight: Option<Arc<InFlight>>,
+    ) -> Result<Self, MountError> {
+        let adapter = adapter(tree, options, runtime, &metrics, in_flight);
+        let (session, init) = handshake(adapter, config(options), &connection.fd).map_err(MountError::Handshake)?;
+        Self::run(session, connection, init, metrics)
+    }
+
+    /// Goes on with a mount that another process served, which must have ended.
+    ///
+    /// # Errors
+    /// `Handshake` if this program would agree on something else than is agreed; the mount is untouched then.
+    pub fn take_over<T: ReadTree>(
+        tree: T,
+        connection: Connection,
+        left: Inheritance,
+        options: &SessionOptions,
+        runtime: Handle,
+        metrics: Arc<FuseMetrics>,
+        in_flight: Arc<InFlight>,
+    ) -> Result<Self, MountError> {
+        let agreed = Agreed::parse(&left.init.reply).ok_or_else(|| {
+            MountError::Handshake(io::Error::new(io::ErrorKind::InvalidData, "the record of INIT is damaged"))
+        })?;
+        let adapter = adapter(tree, options, runtime, &metrics, Some(Arc::clone(&in_flight))).answering_as(agreed);
+        let (session, reply) =
+            answer_init(adapter, config(options), &left.init.request).map_err(MountError::Handshake)?;
+        if reply != left.init.reply {
+            return Err(MountError::Handshake(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this version cannot go on with a mount that another one made: it would agree with the kernel on something else",
+            )));
+        }
+        put_under(&session, &connection.fd).map_err(MountError::Handshake)?;
+        if left.incomplete
+            && let Err(error) = send(connection.fd.as_fd(), &out_header(NOTIFY_INC_EPOCH, 0))
+        {
+            tracing::warn!(%error, "the kernel goes on with names that it knows; some may be stale");
+        }
+        recover(&connection.fd, left.recovery, &left.outstanding).map_err(MountError::Handshake)?;
+        in_flight.clear();
+        Self::run(session, connection, left.init, metrics)
+    }
+
+    /// Starts the threads that answer.
+    fn run<T: ReadTree>(
+        session: Session<Adapter<T>>,
+        connection: Connection,
+        init: InitExchange,
         metrics: Arc<FuseMetrics>,
     ) -> Result<Self, MountError> {
-        let device = mount::device_of(mountpoint)?;
-        let (session, init) = handshake(adapter, config, &connection).map_err(MountError::Handshake)?;
-        drop(connection);
         let (sender, ended) = watch::channel(None);
         std::thread::Builder::new()
             .name("fuse-session".to_owned())
@@ -104,8 +188,8 @@ impl FuseSession {
                 drop(sender.send(Some(result)));
             })
             .map_err(MountError::Handshake)?;
-        mount::set_read_ahead(device, options.read_ahead_kib);
-        Ok(Self { mountpoint: mountpoint.to_owned(), device, init, metrics, ended })
+        let Connection { mountpoint, device, fd: _ } = connection;
+        Ok(Self { mountpoint, device, init, metrics, ended })
     }
 
     /// Returns where the tree is mounted.
@@ -130,6 +214,12 @@ impl FuseSession {
     #[must_use]
     pub fn metrics(&self) -> &Arc<FuseMetrics> {
         &self.metrics
+    }
+
+    /// Returns whether the mount is gone.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some() || self.ended.has_changed().is_err()
     }
 
     /// Waits until the mount is gone and all threads have ended: somebody unmounted it, and the last open file is closed.
@@ -157,6 +247,65 @@ impl FuseSession {
     pub async fn ended_within(&self, limit: Duration) -> bool {
         tokio::time::timeout(limit, self.ended()).await.is_ok()
     }
+}
+
+fn adapter<T: ReadTree>(
+    tree: T,
+    options: &SessionOptions,
+    runtime: Handle,
+    metrics: &Arc<FuseMetrics>,
+    in_flight: Option<Arc<InFlight>>,
+) -> Adapter<T> {
+    let default_permissions = options.mount.default_permissions;
+    Adapter::new(tree, runtime, &options.dispatch, Arc::clone(metrics), default_permissions, in_flight)
+}
+
+fn config(options: &SessionOptions) -> Config {
+    let mut config = Config::default();
+    config.n_threads = Some(options.threads.clamp(1, 4));
+    // With a descriptor for each thread, requests in flight die with the process and cannot be taken over.
+    config.clone_fd = false;
+    config
+}
+
+/// `FUSE_NOTIFY_RESEND` (include/uapi/linux/fuse.h).
+const NOTIFY_RESEND: i32 = 7;
+
+/// `FUSE_NOTIFY_INC_EPOCH` (include/uapi/linux/fuse.h): no name is believed any more (Linux 6.16).
+const NOTIFY_INC_EPOCH: i32 = 8;
+
+/// Sees to the requests that were read and not answered. Nothing must have been read since.
+fn recover(connection: &OwnedFd, recovery: Recovery, outstanding: &Outstanding) -> io::Result<()> {
+    if recovery == Recovery::Resend {
+        match send(connection.as_fd(), &out_header(NOTIFY_RESEND, 0)) {
+            Ok(()) => return Ok(()),
+            // EINVAL: a kernel that does not know it.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let mut failed = 0_u32;
+    for unique in outstanding.uniques() {
+        match send(connection.as_fd(), &out_header(-libc::EIO, *unique)) {
+            Ok(()) => failed += 1,
+            // ENOENT: it was answered, or never asked.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if failed > 0 {
+        tracing::warn!(requests = failed, "the kernel does not tell requests again: those in flight were answered EIO");
+    }
+    Ok(())
+}
+
+/// A message to the kernel without content: `fuse_out_header`.
+fn out_header(error: i32, unique: u64) -> [u8; 16] {
+    let mut header = [0; 16];
+    header[..4].copy_from_slice(&16_u32.to_ne_bytes());
+    header[4..8].copy_from_slice(&error.to_ne_bytes());
+    header[8..].copy_from_slice(&unique.to_ne_bytes());
+    header
 }
 
 /// The smallest buffer that the kernel fills (`FUSE_MIN_READ_BUFFER`, include/uapi/linux/fuse.h).

@@ -14,8 +14,8 @@ pub trait ReadTree: Clone + Send + Sync + 'static {
     fn try_lookup(&self, parent: Ino, name: &[u8]) -> Option<VfsResult<Entry>>;
     /// Finds a name.
     fn lookup(&self, parent: Ino, name: &[u8]) -> impl Future<Output = VfsResult<Entry>> + Send;
-    /// Takes back lookups.
-    fn forget(&self, ino: Ino, count: u64);
+    /// Takes back lookups, so many of each.
+    fn forget(&self, lookups: &[(Ino, u64)]);
     /// Returns attributes; `None` where that needs I/O.
     fn try_getattr(&self, ino: Ino) -> Option<VfsResult<Entry>>;
     /// Returns attributes.
@@ -55,8 +55,8 @@ impl ReadTree for Vfs {
         Self::lookup(self, parent, name)
     }
 
-    fn forget(&self, ino: Ino, count: u64) {
-        Self::forget(self, ino, count);
+    fn forget(&self, lookups: &[(Ino, u64)]) {
+        self.forget_all(lookups);
     }
 
     fn try_getattr(&self, ino: Ino) -> Option<VfsResult<Entry>> {

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType};
 
 use super::target::{file_type, look};
-use super::{Action, Shared};
+use super::{Action, Shared, UNFINISHED};
 
 /// Names of parts that a restore was writing when it ended.
 const PART_PREFIX: &[u8] = b".stash-fs.";
@@ -52,7 +52,7 @@ pub(super) fn extras(shared: &Shared, path: &[u8], keep: &HashSet<Vec<u8>>, part
     };
     for name in names {
         let part = is_part(name.to_bytes());
-        if (parts_only && !part) || keep.contains(name.to_bytes()) {
+        if (parts_only && !part) || keep.contains(name.to_bytes()) || name.to_bytes() == UNFINISHED.as_bytes() {
             continue;
         }
         let child = [path, b"/", name.to_bytes()].concat();

@@ -79,12 +79,13 @@ pub(super) fn run(
     handle: &Handle,
 ) -> Result<(), RestoreError> {
     // A target that was not there becomes the directory that is restored into it; one that was there keeps its owner,
-    // mode and times, for it may be `/`.
+    // mode and times, for it may be `/`, unless it is a volume.
+    let wanted = shared.target.made || shared.options.root_metadata;
     let entry = match from {
-        Located::Entry(entry) if entry.node().kind() == NodeKind::Dir && shared.target.made => Some(entry.clone()),
+        Located::Entry(entry) if entry.node().kind() == NodeKind::Dir && wanted => Some(entry.clone()),
         _ => None,
     };
-    let made = if entry.is_some() { Made::New } else { Made::Existed };
+    let made = if entry.is_some() && shared.target.made { Made::New } else { Made::Existed };
     let root = Level { path: Vec::new(), entry, made };
     let mut planner = Planner { shared, batches, batch: Batch::default(), levels: vec![root], links: HashMap::new() };
     match from {

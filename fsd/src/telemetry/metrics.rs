@@ -46,6 +46,8 @@ enum Read {
     Repository(fn(&Metrics) -> u64),
     /// Latencies a repository.
     RepositoryLatency(fn(&Metrics) -> &Histogram),
+    /// How many mounts a node daemon has, by state.
+    Mounts,
     /// One figure of the process, by its line in `/proc/self/status` (in KiB).
     Process(&'static str),
 }
@@ -175,6 +177,13 @@ pub const METRICS: &[MetricDefinition] = &[
         read: Read::Repository(|repo| repo.budget_used_bytes.load(Relaxed)),
     },
     MetricDefinition {
+        name: "stash_fs_mounts",
+        kind: MetricKind::Gauge,
+        labels: &["state"],
+        help: "Mounts of the node daemon: served, or waiting to be gone on with after an earlier daemon.",
+        read: Read::Mounts,
+    },
+    MetricDefinition {
         name: "stash_fs_process_resident_bytes",
         kind: MetricKind::Gauge,
         labels: &[],
@@ -190,13 +199,24 @@ pub const METRICS: &[MetricDefinition] = &[
     },
 ];
 
-/// Where the figures of one mount come from.
+/// How many mounts a node daemon has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MountCounts {
+    /// Those that are served.
+    pub served: u64,
+    /// Those of an earlier daemon that are not served yet: their readers wait.
+    pub waiting: u64,
+}
+
+/// Where the figures of a process come from.
 #[derive(Debug, Clone)]
 pub struct Sources {
     /// The FUSE side.
     pub fuse: Arc<FuseMetrics>,
     /// The repositories by name.
     pub repositories: Vec<(String, Arc<Metrics>)>,
+    /// How many mounts there are, where it is more than the one that the process is for.
+    pub mounts: Option<MountCounts>,
 }
 
 impl Sources {
@@ -239,6 +259,13 @@ impl Sources {
             Read::RepositoryLatency(read) => {
                 for (repository, metrics) in &self.repositories {
                     write_histogram(out, name, &format!("repository=\"{}\"", escaped(repository)), read(metrics))?;
+                }
+            }
+            Read::Mounts => {
+                if let Some(mounts) = self.mounts {
+                    for (state, count) in [("served", mounts.served), ("waiting", mounts.waiting)] {
+                        writeln!(out, "{name}{{state=\"{state}\"}} {count}")?;
+                    }
                 }
             }
             Read::Process(line) => {
@@ -380,6 +407,7 @@ mod tests {
         Sources {
             fuse: Arc::new(FuseMetrics::default()),
             repositories: vec![("a\"b".to_owned(), Arc::new(Metrics::default()))],
+            mounts: Some(MountCounts { served: 3, waiting: 1 }),
         }
     }
 
@@ -399,7 +427,7 @@ mod tests {
         for metric in METRICS {
             let known = match metric.kind {
                 MetricKind::Counter => metric.name.ends_with("_total"),
-                MetricKind::Gauge => metric.name.ends_with("_bytes") || metric.name.ends_with("_in_flight"),
+                MetricKind::Gauge => ["_bytes", "_in_flight", "_mounts"].iter().any(|unit| metric.name.ends_with(unit)),
                 MetricKind::Histogram => metric.name.ends_with("_seconds"),
             };
             assert!(known, "{}", metric.name);

@@ -30,8 +30,8 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("`{text}` is not a port or an address like 127.0.0.1:9180"))
 }
 
-/// Answers `GET /metrics` for ever.
-pub async fn serve(listener: TcpListener, sources: Sources) {
+/// Answers `GET /metrics` for ever, with what `sources` gives at that moment.
+pub async fn serve(listener: TcpListener, sources: impl Fn() -> Sources + Send + Sync + 'static) {
     let sources = Arc::new(sources);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -53,9 +53,12 @@ pub async fn serve(listener: TcpListener, sources: Sources) {
     }
 }
 
-async fn answer(request: Request<Incoming>, sources: Arc<Sources>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    sources: Arc<impl Fn() -> Sources>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => (StatusCode::OK, sources.prometheus()),
+        (&Method::GET, "/metrics") => (StatusCode::OK, sources().prometheus()),
         (&Method::GET, "/") => (StatusCode::OK, "stash-fs: see /metrics\n".to_owned()),
         _ => (StatusCode::NOT_FOUND, "not found\n".to_owned()),
     };
@@ -94,8 +97,8 @@ mod tests {
     async fn test_metrics_are_served_and_nothing_else_is() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let sources = Sources { fuse: Arc::new(FuseMetrics::default()), repositories: Vec::new() };
-        let server = tokio::spawn(serve(listener, sources));
+        let sources = Sources { fuse: Arc::new(FuseMetrics::default()), repositories: Vec::new(), mounts: None };
+        let server = tokio::spawn(serve(listener, move || sources.clone()));
         for (path, status, body) in
             [("/metrics", "200 OK", "stash_fs_fuse_panics_total 0"), ("/x", "404 Not Found", "not found")]
         {

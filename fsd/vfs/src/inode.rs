@@ -9,6 +9,7 @@
 //! cannot be prepared. Collisions that happen all the same are found by the table, and the later one moves to the next id
 //! of a fixed sequence.
 
+pub(crate) mod room;
 pub mod store;
 pub mod table;
 

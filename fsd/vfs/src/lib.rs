@@ -23,6 +23,6 @@ mod vfs;
 pub use attr::{Attr, Entry, FileType};
 pub use error::{VfsError, VfsResult};
 pub use inode::{Ino, InodeTable};
-pub use namespace::NamespaceOptions;
+pub use namespace::{NamespaceOptions, Pin};
 pub use read::{ReadData, ReadPiece};
 pub use vfs::{DirSink, Mounted, StatFs, Vfs, VfsOptions};

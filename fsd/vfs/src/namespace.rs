@@ -12,6 +12,8 @@ pub mod gotime;
 pub(crate) mod layout;
 pub mod template;
 
+use stash_repo::{SnapshotId, Timestamp, TreeId};
+
 use crate::error::{VfsError, VfsResult};
 use filter::{RootSpec, SnapshotFilter};
 use gotime::TimeLayout;
@@ -28,6 +30,9 @@ pub const DEFAULT_TIME_TEMPLATE: &str = "2006-01-02T15:04:05Z07:00";
 pub struct NamespaceOptions {
     /// `SNAPSHOT[:PATH]`: this alone is the root (`latest`, `latest~N`, an id or its prefix).
     pub root: Option<String>,
+    /// Which snapshot `root` meant when another process resolved it: no list is asked again, so that a mount goes on although
+    /// `latest` is another one now, or the snapshot was forgotten.
+    pub pinned: Option<Pin>,
     /// restic's `--path-template`, repeatable; empty: restic's four layouts (`ids/%i`, `snapshots/%T`, `hosts/%h/%T`, `tags/%t/%T`).
     pub path_templates: Vec<String>,
     /// restic's `--time-template` (Go's layout); empty: RFC 3339.
@@ -40,10 +45,22 @@ pub struct NamespaceOptions {
     pub paths: Vec<String>,
 }
 
+/// A snapshot that is the root of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pin {
+    /// Its id.
+    pub snapshot: SnapshotId,
+    /// Its own root.
+    pub tree: TreeId,
+    /// When it was made.
+    pub time: Timestamp,
+}
+
 /// [`NamespaceOptions`], checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Namespace {
     pub(crate) root: Option<RootSpec>,
+    pub(crate) pinned: Option<Pin>,
     pub(crate) templates: Vec<PathTemplate>,
     pub(crate) time: TimeLayout,
     pub(crate) filter: SnapshotFilter,
@@ -69,6 +86,7 @@ impl NamespaceOptions {
             templates.map_err(|reason: String| VfsError::Option { option: "--path-template", reason })?;
         Ok(Namespace {
             root: self.root.as_deref().map(RootSpec::parse).transpose()?,
+            pinned: self.pinned,
             templates,
             time: TimeLayout::parse(time),
             filter: SnapshotFilter::new(&self.hosts, &self.tags, &self.paths),

@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use stash_repo::budget::Budget;
 use stash_repo::{NodeRef, RepoError, Repository, TreeId};
 
 use crate::attr::{Attr, Entry, FileType, Owners};
 use crate::error::{VfsError, VfsResult};
 use crate::inode::{Ino, InodeTable, table};
-use crate::namespace::NamespaceOptions;
 use crate::namespace::layout::LayoutKind;
+use crate::namespace::{NamespaceOptions, Pin};
 use crate::source::Source;
 use files::Files;
 use list::Lists;
@@ -51,6 +52,10 @@ pub struct VfsOptions {
     pub layout_owner: Option<(u32, u32)>,
     /// Fetch ahead of readers.
     pub prefetch: bool,
+    /// Extended attributes whose names begin so are not shown.
+    pub hidden_xattrs: Option<&'static str>,
+    /// A budget that the table of inodes shares with data; without it the table is bounded by its limit alone.
+    pub budget: Option<Budget>,
 }
 
 /// Where a directory's entries go. One call an entry, in a stable order.
@@ -90,6 +95,7 @@ struct Inner {
     lists: Lists,
     files: Files,
     ahead: ReadAhead,
+    hidden_xattrs: Option<&'static str>,
 }
 
 /// What `statfs` counts in.
@@ -134,13 +140,21 @@ impl Vfs {
         let (lists, layout) = Lists::open(parts, &owners, list_interval).await?;
         let inner = Inner {
             owners,
-            state: Mutex::new(State::new(table, Arc::new(layout))),
+            state: Mutex::new(State::new(table, Arc::new(layout), options.budget)),
             lists,
             files: Files::new(),
             ahead: ReadAhead::new(&sources, options.prefetch),
+            hidden_xattrs: options.hidden_xattrs,
             sources,
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Returns, for each repository in the order of [`Vfs::new`], which snapshot its root is: what a process that takes the
+    /// mount over puts into [`NamespaceOptions::pinned`]. `None` where all snapshots are shown.
+    #[must_use]
+    pub fn pins(&self) -> Vec<Option<Pin>> {
+        self.inner.lists.pins()
     }
 
     /// Runs an operation on what memory holds, or not at all.
@@ -195,7 +209,12 @@ impl Vfs {
 
     /// Takes back `count` lookups.
     pub fn forget(&self, ino: Ino, count: u64) {
-        self.inner.state.lock().forget(ino, count);
+        self.forget_all(&[(ino, count)]);
+    }
+
+    /// Takes back so many lookups of each.
+    pub fn forget_all(&self, lookups: &[(Ino, u64)]) {
+        self.inner.state.lock().forget(lookups);
     }
 
     /// Returns attributes; `None` where that needs I/O.
@@ -264,6 +283,9 @@ impl Vfs {
     /// # Errors
     /// `NoAttribute`, `Stale`, `Repo`.
     pub async fn getxattr(&self, ino: Ino, name: &[u8]) -> VfsResult<Bytes> {
+        if self.is_hidden(name) {
+            return Err(VfsError::NoAttribute);
+        }
         let find = |node: NodeRef<'_>| {
             node.xattrs().find(|(own, _)| *own == name).map(|(_, value)| Bytes::copy_from_slice(value))
         };
@@ -275,8 +297,15 @@ impl Vfs {
     /// # Errors
     /// `Stale`, `Repo`.
     pub async fn listxattr(&self, ino: Ino) -> VfsResult<Vec<Bytes>> {
-        let list = |node: NodeRef<'_>| Ok(node.xattrs().map(|(name, _)| Bytes::copy_from_slice(name)).collect());
+        let list = |node: NodeRef<'_>| {
+            let shown = node.xattrs().filter(|(name, _)| !self.is_hidden(name));
+            Ok(shown.map(|(name, _)| Bytes::copy_from_slice(name)).collect())
+        };
         self.xattrs(ino, list, || Ok(Vec::new())).await
+    }
+
+    fn is_hidden(&self, xattr: &[u8]) -> bool {
+        self.inner.hidden_xattrs.is_some_and(|prefix| xattr.starts_with(prefix.as_bytes()))
     }
 
     /// What the layout shows has no extended attributes.

@@ -4,9 +4,6 @@ use std::ffi::{OsStr, OsString};
 use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
-
-use stash_repo::write::source::Exclude;
 
 use super::Args;
 use crate::cli::{CliError, CliResult};
@@ -15,24 +12,8 @@ use crate::filter::{Filter, Patterns};
 /// More than any list; a file of this size is a mistake.
 const LIST_LIMIT_BYTES: u64 = 256 << 20;
 
-/// Patterns to leave out.
-#[derive(Debug)]
-pub(super) struct Excludes(Filter);
-
-impl Excludes {
-    /// Returns the patterns as the walk takes them.
-    pub(super) fn function(&self) -> Option<Exclude> {
-        if matches!(self.0, Filter::All) {
-            return None;
-        }
-        let filter = self.0.clone();
-        // Whether it is a directory does not matter for what is left out.
-        Some(Arc::new(move |path: &Path| !filter.select(path.as_os_str().as_bytes(), true).selected))
-    }
-}
-
 impl Args {
-    pub(super) fn collect_excludes(&self) -> CliResult<Excludes> {
+    pub(super) fn collect_excludes(&self) -> CliResult<Filter> {
         let collect = |given: &[String], files: &[PathBuf]| -> CliResult<Vec<String>> {
             let mut patterns = given.to_vec();
             for file in files {
@@ -44,8 +25,7 @@ impl Args {
         };
         let patterns = collect(&self.exclude, &self.exclude_file)?;
         let insensitive = collect(&self.iexclude, &self.iexclude_file)?;
-        let filter = Filter::exclude(&patterns, &insensitive).map_err(|error| CliError::usage(error.to_string()))?;
-        Ok(Excludes(filter))
+        Filter::exclude(&patterns, &insensitive).map_err(|error| CliError::usage(error.to_string()))
     }
 
     pub(super) fn collect_targets(&self) -> CliResult<Vec<PathBuf>> {

@@ -23,7 +23,8 @@ impl Tell {
     }
 }
 
-fn shown(loss: &Loss) -> String {
+/// Names an entry that is not in the snapshot, with what was being done and what happened.
+pub(crate) fn show_loss(loss: &Loss) -> String {
     use std::os::unix::ffi::OsStrExt as _;
     format!("{} {}: {}", loss.during, show_name(loss.path.as_os_str().as_bytes()), loss.reason)
 }
@@ -33,18 +34,18 @@ impl Listener for Tell {
         if self.json {
             // restic's line (restic, `doc/075_scripting.rst`, "backup", "Error").
             let line = json!({
-                "message_type": "error", "error": {"message": shown(loss)}, "during": "archival",
+                "message_type": "error", "error": {"message": show_loss(loss)}, "during": "archival",
                 "item": loss.path.to_string_lossy(),
             });
             eprintln!("{line}");
         } else {
-            eprintln!("error: {}", shown(loss));
+            eprintln!("error: {}", show_loss(loss));
         }
     }
 
     fn note(&self, note: &Note) {
         if !self.json && !self.quiet {
-            eprintln!("note: {}", shown(note));
+            eprintln!("note: {}", show_loss(note));
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::telemetry;
 
 /// The option that makes the child.
 pub(super) const CHILD_OPTION: &str = "daemon-child";
+/// Its name among the arguments.
+pub(super) const CHILD_OPTION_ID: &str = "daemon_child";
 
 /// What the child says when the tree can be read.
 const READY: &[u8] = b"ready\n";
@@ -57,6 +59,11 @@ pub(super) fn start(environment_file: Option<&Path>) -> CliResult<Exit> {
 
 /// The arguments that this process got, in the form of `stash-fs mount`, for the child.
 fn arguments() -> CliResult<Vec<OsString>> {
+    Ok(with_option(own_arguments()?, format!("--{CHILD_OPTION}").into()))
+}
+
+/// The arguments that this process got, in the form of `stash-fs mount`.
+pub(super) fn own_arguments() -> CliResult<Vec<OsString>> {
     let mut arguments = match helper::rewrite(std::env::args_os().collect())? {
         helper::Arguments::Fake => Vec::new(),
         helper::Arguments::Of(arguments) => arguments,
@@ -64,13 +71,13 @@ fn arguments() -> CliResult<Vec<OsString>> {
     if !arguments.is_empty() {
         arguments.remove(0);
     }
-    Ok(for_child(arguments))
+    Ok(arguments)
 }
 
-/// Adds the option that makes the child; behind `--` it would be a mountpoint.
-fn for_child(mut arguments: Vec<OsString>) -> Vec<OsString> {
+/// Adds an option; behind `--` it would be a mountpoint.
+pub(super) fn with_option(mut arguments: Vec<OsString>, option: OsString) -> Vec<OsString> {
     let place = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
-    arguments.insert(place, format!("--{CHILD_OPTION}").into());
+    arguments.insert(place, option);
     arguments
 }
 
@@ -133,24 +140,38 @@ impl Ready {
     }
 
     fn detach(&mut self) -> io::Result<()> {
-        telemetry::detach(self.log_file.as_deref())?;
-        // A process group's leader has no need to: it was started by itself.
-        if let Err(errno) = rustix::process::setsid()
-            && errno != rustix::io::Errno::PERM
-        {
-            return Err(errno.into());
-        }
-        // So that no filesystem is held.
-        std::env::set_current_dir("/")?;
         let parent = File::from(rustix::io::fcntl_dupfd_cloexec(io::stdout(), 3)?);
-        let null: OwnedFd = File::options().read(true).write(true).open("/dev/null")?.into();
-        rustix::stdio::dup2_stdin(&null)?;
-        rustix::stdio::dup2_stdout(&null)?;
-        (&parent).write_all(READY)?;
-        rustix::stdio::dup2_stderr(&null)?;
+        detach(self.log_file.as_deref(), || (&parent).write_all(READY))?;
         self.detached = true;
         Ok(())
     }
+
+    /// Lets go of everything where nobody waits: a keeper has started this daemon.
+    pub(super) fn detach_unseen(&mut self) -> CliResult<()> {
+        detach(self.log_file.as_deref(), || Ok(()))
+            .map_err(|error| CliError::failure(format!("cannot become a daemon: {error}")))?;
+        self.detached = true;
+        Ok(())
+    }
+}
+
+/// Lets go of terminal, session and current directory; `tell` is done before standard error goes.
+pub(in crate::cli) fn detach(log_file: Option<&Path>, tell: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    telemetry::detach(log_file)?;
+    // A process group's leader has no need to: it was started by itself.
+    if let Err(errno) = rustix::process::setsid()
+        && errno != rustix::io::Errno::PERM
+    {
+        return Err(errno.into());
+    }
+    // So that no filesystem is held.
+    std::env::set_current_dir("/")?;
+    let null: OwnedFd = File::options().read(true).write(true).open("/dev/null")?.into();
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    tell()?;
+    rustix::stdio::dup2_stderr(&null)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -165,7 +186,7 @@ mod tests {
         ];
         let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
         for (given, expected) in table {
-            assert_eq!(for_child(words(given)), words(expected), "{given}");
+            assert_eq!(with_option(words(given), "--daemon-child".into()), words(expected), "{given}");
         }
     }
 

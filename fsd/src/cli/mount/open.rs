@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use stash_repo::backend::connect;
 use stash_repo::backend::location::Location;
+use stash_repo::crypto::MasterKey;
 use stash_repo::{Metrics, Repository};
-use stash_vfs::Mounted;
+use stash_vfs::{Mounted, NamespaceOptions, Pin};
 use zeroize::Zeroizing;
 
 use super::Args;
-use crate::cli::{CliError, CliResult, Context, GlobalArgs, global, password};
+use crate::cli::{CliError, CliResult, Context, global, password};
+use crate::kept::KeptRepository;
 
 /// A repository and the name of its directory.
 #[derive(Debug)]
@@ -25,14 +27,21 @@ pub(super) struct Opened {
     pub(super) source: String,
     /// Their counters by name.
     pub(super) metrics: Vec<(String, Arc<Metrics>)>,
+    /// Their keys, for a keeper alone.
+    pub(super) keys: Vec<MasterKey>,
+    /// The snapshots that are roots, once the tree is built.
+    pub(super) pins: Vec<Option<Pin>>,
 }
 
 /// Returns the repositories that are named. Directories are made absolute, because a daemon leaves its own.
-pub(super) fn locations(global: &GlobalArgs) -> CliResult<Vec<Named>> {
+pub(super) fn locations(context: &Context) -> CliResult<Vec<Named>> {
+    if context.given.is_some() {
+        return Ok(vec![Named { name: "repository".to_owned(), location: context.location()? }]);
+    }
     let current = std::env::current_dir()
         .map_err(|error| CliError::failure(format!("the current directory cannot be read: {error}")))?;
     let mut named: Vec<Named> = Vec::new();
-    for address in global.repositories()? {
+    for address in context.global.repositories()? {
         let location = match global::location(&address)? {
             Location::Local { path } => Location::Local { path: current.join(path) },
             other => other,
@@ -43,8 +52,13 @@ pub(super) fn locations(global: &GlobalArgs) -> CliResult<Vec<Named>> {
     Ok(named)
 }
 
-/// Opens the repositories, each with its part of the memory.
-pub(super) async fn open(args: &Args, context: &Context, named: Vec<Named>) -> CliResult<(Vec<Mounted>, Opened)> {
+/// Opens the repositories, each with its part of the memory; with what another daemon left instead of passwords.
+pub(super) async fn open(
+    args: &Args,
+    context: &Context,
+    named: Vec<Named>,
+    left: Option<&[KeptRepository]>,
+) -> CliResult<(Vec<Mounted>, Opened)> {
     let files = &args.repo_password_file;
     if !files.is_empty() && files.len() != named.len() {
         return Err(CliError::usage(format!(
@@ -58,13 +72,10 @@ pub(super) async fn open(args: &Args, context: &Context, named: Vec<Named>) -> C
     options.verify = args.verify;
 
     let source = named.iter().map(|one| one.location.to_string()).collect::<Vec<_>>().join(" ");
-    let shared: Option<Zeroizing<String>> = if files.is_empty() { Some(context.password()?) } else { None };
-    let (mut mounted, mut metrics) = (Vec::new(), Vec::new());
+    let shared: Option<Zeroizing<String>> =
+        if files.is_empty() && left.is_none() { Some(context.password()?) } else { None };
+    let (mut mounted, mut metrics, mut keys) = (Vec::new(), Vec::new(), Vec::new());
     for (place, Named { name, location }) in named.into_iter().enumerate() {
-        let own = files.get(place).map(|file| password::from_file(file)).transpose()?;
-        let Some(password) = own.as_ref().or(shared.as_ref()) else {
-            return Err(CliError::usage("no password was given"));
-        };
         let mut connect_options = context.connect_options();
         // The store and all above it count in one place.
         options.metrics = Arc::default();
@@ -74,13 +85,31 @@ pub(super) async fn open(args: &Args, context: &Context, named: Vec<Named>) -> C
             connect::connect(&location, &connect_options).await.map_err(|error| in_repository(error.into()))?;
         let mut own_options = options.clone();
         own_options.metrics = connect_options.metrics;
-        let repository =
-            Repository::open(backend, password, own_options).await.map_err(|error| in_repository(error.into()))?;
+        let left = left.and_then(|left| left.get(place));
+        let repository = match left {
+            Some(left) => {
+                Repository::open_with_key(
+                    backend,
+                    left.key().map_err(|error| CliError::failure(error.to_string()))?,
+                    own_options,
+                )
+                .await
+            }
+            None => {
+                let own = files.get(place).map(|file| password::from_file(file)).transpose()?;
+                let password = own.as_ref().or(shared.as_ref());
+                let password = password.ok_or_else(|| CliError::usage("no password was given"))?;
+                Repository::open(backend, password, own_options).await
+            }
+        };
+        let repository = repository.map_err(|error| in_repository(error.into()))?;
         repository.refresh().await.map_err(|error| in_repository(error.into()))?;
         metrics.push((name.clone(), Arc::clone(repository.metrics())));
-        mounted.push(Mounted { name, repository, namespace: namespace.clone() });
+        keys.push(repository.master_key().clone());
+        let pinned = left.and_then(KeptRepository::pin);
+        mounted.push(Mounted { name, repository, namespace: NamespaceOptions { pinned, ..namespace.clone() } });
     }
-    Ok((mounted, Opened { source, metrics }))
+    Ok((mounted, Opened { source, metrics, keys, pins: Vec::new() }))
 }
 
 /// Returns what stands behind the last slash or colon of an address.

@@ -34,12 +34,13 @@ impl FileStore {
         Self(file)
     }
 
-    /// Reads all records of a file that a table wrote, in the order of their numbers.
+    /// Reads all records of a file that a table wrote, in the order of their numbers, and counts those that are damaged, which
+    /// are given as free.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn read(file: &File) -> io::Result<Vec<Record>> {
-        let mut records = Vec::new();
+    pub fn read(file: &File) -> io::Result<(Vec<Record>, usize)> {
+        let (mut records, mut damaged) = (Vec::new(), 0);
         let mut offset = 0;
         let mut buffer = vec![0; STORED_BYTES * 2_048];
         loop {
@@ -54,9 +55,11 @@ impl FileStore {
                 }
             }
             if filled == 0 {
-                return Ok(records);
+                return Ok((records, damaged));
             }
-            records.extend(buffer[..filled].as_chunks().0.iter().map(decode));
+            let (whole, rest) = buffer[..filled].as_chunks();
+            damaged += usize::from(!rest.is_empty()) + whole.iter().filter(|bytes| is_damaged(bytes)).count();
+            records.extend(whole.iter().map(decode));
         }
     }
 }
@@ -87,6 +90,11 @@ pub(super) fn decode(bytes: &[u8; STORED_BYTES]) -> Record {
         return Record::FREE;
     }
     Record { id: word(0), parent: word(8), position: half(16), lookups: half(20) }
+}
+
+/// Whether a record was written and is not what was written.
+fn is_damaged(bytes: &[u8; STORED_BYTES]) -> bool {
+    *bytes != [0; STORED_BYTES] && bytes[28..] != checksum(bytes).to_le_bytes()
 }
 
 /// FNV-1a over the first 28 bytes: it tells a torn record, not an attacker, who could write the file as he likes.
@@ -127,7 +135,8 @@ mod tests {
         let record = |id| Record { id, parent: 1, position: 0, lookups: 1 };
         store.write(5_000, &encode(&record(9))).unwrap();
         store.write(0, &[encode(&record(7)), encode(&record(8))].concat()).unwrap();
-        let read = FileStore::read(&file).unwrap();
+        let (read, damaged) = FileStore::read(&file).unwrap();
+        assert_eq!(damaged, 0);
         assert_eq!(read.len(), 5_001);
         assert_eq!((read[0].id, read[1].id, read[2], read[5_000].id), (7, 8, Record::FREE, 9));
     }

@@ -74,6 +74,8 @@ pub struct InodeTable {
     store: Option<Box<dyn TableStore>>,
     /// Records that differ from the store, in the order of their changes.
     dirty: Vec<u32>,
+    /// Records of another process that made no sense.
+    dropped: u32,
 }
 
 const EMPTY: u32 = u32::MAX;
@@ -106,6 +108,7 @@ impl InodeTable {
             limit: limit.clamp(1, EMPTY - 1),
             store,
             dirty: Vec::new(),
+            dropped: 0,
         };
         table.beside.resize(table.records.len(), 0);
         let live = table.records.iter().filter(|record| record.id != 0).count();
@@ -115,15 +118,28 @@ impl InodeTable {
             if id != 0 {
                 if table.find(id).is_some() {
                     table.records[number as usize] = Record::FREE;
+                    // So that a third process does not find it beside what takes its id later.
+                    table.touch(number);
+                    table.dropped += 1;
                 } else {
                     table.index_insert(id, number);
                     table.live += 1;
                 }
             }
         }
-        if table.find(Ino::ROOT.0).is_none() {
-            // The root's only record that is never freed: its count sticks.
-            table.insert(Record { id: Ino::ROOT.0, parent: 0, position: Record::LAYOUT, lookups: u32::MAX });
+        // The only record that is never freed: its count sticks.
+        let root = Record { id: Ino::ROOT.0, parent: 0, position: Record::LAYOUT, lookups: u32::MAX };
+        match table.find(Ino::ROOT.0) {
+            Some(number) if *table.record(number) == root => {}
+            Some(number) => {
+                table.dropped += 1;
+                table.records[number as usize] = root;
+                table.touch(number);
+            }
+            None => {
+                table.dropped += u32::from(!table.records.is_empty());
+                table.insert(root);
+            }
         }
         table.link_parents();
         table
@@ -144,6 +160,8 @@ impl InodeTable {
             for number in orphans {
                 self.index_remove(self.record(number).id);
                 self.records[number as usize] = Record::FREE;
+                self.touch(number);
+                self.dropped += 1;
                 self.live -= 1;
             }
         }
@@ -284,6 +302,18 @@ impl InodeTable {
         }
         self.dirty.clear();
         Ok(())
+    }
+
+    /// Returns how many records of another process made no sense (double, without parent): the kernel may hold inodes that this
+    /// table does not know.
+    #[must_use]
+    pub const fn dropped(&self) -> u32 {
+        self.dropped
+    }
+
+    /// Returns how many changes were not written to the store yet.
+    pub(crate) fn uncommitted(&self) -> usize {
+        self.dirty.len()
     }
 
     /// Returns all records by number, free ones included.

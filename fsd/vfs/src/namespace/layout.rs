@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use stash_repo::{Snapshot, Timestamp, TreeId};
 
-use super::Namespace;
+use super::{Namespace, Pin};
 use crate::attr::{Attr, FileType, timestamp};
 use crate::inode::{Ino, link_seed, snapshot_ino};
 
@@ -73,7 +73,7 @@ pub(crate) enum Part {
 /// One directory of one snapshot, as a root.
 #[derive(Debug, Clone)]
 pub(crate) struct PinnedRoot {
-    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) pin: Pin,
     pub(crate) tree: TreeId,
     pub(crate) path: Vec<u8>,
     pub(crate) attr: Option<Attr>,
@@ -174,12 +174,12 @@ impl Builder {
     }
 
     fn pinned(&mut self, name: &str, repo: usize, root: &PinnedRoot, alone: bool) {
-        let time = timestamp(&root.snapshot.time);
-        let link_seed = link_seed(&root.snapshot.id);
+        let time = root.pin.time;
+        let link_seed = link_seed(&root.pin.snapshot);
         let snapshot = |at: Ino| SnapshotRoot {
             repo,
             tree: root.tree,
-            seed: Ino::child(snapshot_ino(at, &root.snapshot.id).0, &root.path).0,
+            seed: Ino::child(snapshot_ino(at, &root.pin.snapshot).0, &root.path).0,
             link_seed,
             attr: root.attr,
         };

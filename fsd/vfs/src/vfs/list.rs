@@ -9,12 +9,12 @@ use parking_lot::Mutex;
 use stash_repo::{Snapshot, SnapshotId};
 
 use super::Vfs;
-use crate::attr::{Attr, FileType, Owners, of_node};
+use crate::attr::{Attr, FileType, Owners, of_node, timestamp};
 use crate::error::{VfsError, VfsResult};
 use crate::inode::Ino;
 use crate::namespace::filter::RootSpec;
 use crate::namespace::layout::{Layout, Part, PinnedRoot};
-use crate::namespace::{Namespace, NamespaceOptions};
+use crate::namespace::{NamespaceOptions, Pin};
 use crate::source::Source;
 
 /// A list is looked up again at most this often: one list request.
@@ -62,10 +62,20 @@ impl Lists {
         for (name, source, options) in parts {
             let namespace = Arc::new(options.check()?);
             let failed = |source| VfsError::Repo { path: "snapshots".to_owned(), source };
-            let snapshots = source.snapshots().await.map_err(failed)?;
             let (part, live) = match &namespace.root {
-                Some(root) => (Part::Root(pin(&*source, root, &namespace, &snapshots, owners).await?), None),
+                Some(root) => {
+                    let pin = match namespace.pinned {
+                        Some(pin) => pin,
+                        None => {
+                            let snapshots = source.snapshots().await.map_err(failed)?;
+                            let snapshot = root.find(&snapshots, &namespace.filter).map_err(failed)?;
+                            Pin { snapshot: snapshot.id, tree: snapshot.tree, time: timestamp(&snapshot.time) }
+                        }
+                    };
+                    (Part::Root(pinned_root(&*source, root, pin, owners).await?), None)
+                }
                 None => {
+                    let snapshots = source.snapshots().await.map_err(failed)?;
                     let live = Live { checked_millis: AtomicU64::new(0), looking: tokio::sync::Mutex::new(()) };
                     (Part::Templates { namespace, snapshots }, Some(live))
                 }
@@ -84,6 +94,15 @@ impl Lists {
 
     fn is_due(&self, since_millis: u64) -> bool {
         Duration::from_millis(self.now_millis().saturating_sub(since_millis)) >= self.interval
+    }
+
+    /// Returns which snapshot each root is; `None` for a repository of which all snapshots are shown.
+    pub(super) fn pins(&self) -> Vec<Option<Pin>> {
+        let pin = |part: &(String, Part)| match &part.1 {
+            Part::Root(root) => Some(root.pin),
+            Part::Templates { .. } => None,
+        };
+        self.parts.lock().iter().map(pin).collect()
     }
 
     /// Returns whether a repository's list may be looked up again.
@@ -175,17 +194,10 @@ fn ids(snapshots: &[Arc<Snapshot>]) -> BTreeSet<SnapshotId> {
 }
 
 /// Finds the directory that is to be the root.
-async fn pin(
-    source: &dyn Source,
-    root: &RootSpec,
-    namespace: &Namespace,
-    snapshots: &[Arc<Snapshot>],
-    owners: &Owners,
-) -> VfsResult<PinnedRoot> {
+async fn pinned_root(source: &dyn Source, root: &RootSpec, pin: Pin, owners: &Owners) -> VfsResult<PinnedRoot> {
     let failed = |path: &[u8], source| VfsError::Repo { path: String::from_utf8_lossy(path).into_owned(), source };
-    let snapshot = root.find(snapshots, &namespace.filter).map_err(|source| failed(b"snapshots", source))?;
     let path = root.path().join(&b'/');
-    let mut tree = snapshot.tree;
+    let mut tree = pin.tree;
     let mut attr: Option<Attr> = None;
     for name in root.path() {
         let entries = source.tree(tree).await.map_err(|source| failed(&path, source))?;
@@ -197,11 +209,11 @@ async fn pin(
                 reason: format!(
                     "there is no directory {} in snapshot {}",
                     String::from_utf8_lossy(&path),
-                    snapshot.id.0.short()
+                    pin.snapshot.0.short()
                 ),
             });
         };
         (tree, attr) = (below, Some(own));
     }
-    Ok(PinnedRoot { snapshot, tree, path, attr })
+    Ok(PinnedRoot { pin, tree, path, attr })
 }

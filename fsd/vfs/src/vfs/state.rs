@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use stash_repo::budget::Budget;
 use stash_repo::{NodeRef, RepoError, Timestamp, Tree, TreeId};
 
 use super::{DirSink, Inner, NAME_BYTES};
 use crate::attr::{Entry, FileType, LAYOUT_TTL, Owners, SNAPSHOT_TTL, of_layout, of_node};
 use crate::error::{VfsError, VfsResult};
+use crate::inode::room::Room;
 use crate::inode::table::{Full, Identity};
 use crate::inode::{Ino, InodeTable, Link, Record};
 use crate::namespace::layout::{FIRST_OFFSET, Layout, LayoutKind, LayoutNode};
@@ -18,6 +20,9 @@ pub(crate) const MAX_DEPTH: u32 = 4_096;
 
 /// The most directories whose tree is remembered (some 70 bytes each). Others are found through their parents.
 const MAX_DIRS: usize = 128 << 10;
+
+/// How many changed records a FORGET leaves unwritten; whatever names an inode writes them before.
+const UNCOMMITTED_FORGETS: usize = 256;
 
 /// A directory below a snapshot.
 #[derive(Debug, Clone, Copy)]
@@ -111,6 +116,8 @@ pub(super) struct State {
     pub(super) layout: Arc<Layout>,
     /// What is in no list any more but held by the kernel. Directories here have no entries.
     gone: HashMap<Ino, LayoutNode>,
+    /// What the table takes of a budget, where it shares one.
+    room: Option<Room>,
 }
 
 /// Returns a node's entry.
@@ -160,8 +167,15 @@ fn child_dir(dir: &Dir, ino: Ino, node: NodeRef<'_>) -> Result<Dir, String> {
 }
 
 impl State {
-    pub(super) fn new(table: InodeTable, layout: Arc<Layout>) -> Self {
-        Self { table, dirs: HashMap::new(), layout, gone: HashMap::new() }
+    pub(super) fn new(table: InodeTable, layout: Arc<Layout>, budget: Option<Budget>) -> Self {
+        Self { table, dirs: HashMap::new(), layout, gone: HashMap::new(), room: budget.map(Room::new) }
+    }
+
+    /// Checks that the table may take in another inode.
+    fn check_room(&mut self) -> Result<(), Full> {
+        let inodes = self.table.len();
+        let admitted = self.room.as_mut().is_none_or(|room| room.admits(inodes));
+        if admitted { Ok(()) } else { Err(Full) }
     }
 
     /// Returns a directory that is known without I/O: remembered, or where a snapshot begins.
@@ -223,13 +237,22 @@ impl State {
         self.layout = layout;
     }
 
-    pub(super) fn forget(&mut self, ino: Ino, count: u64) {
-        let Self { table, dirs, gone, .. } = self;
-        table.release(ino, count, |freed| {
-            dirs.remove(&freed);
-            gone.remove(&freed);
-        });
-        // At once: a process that takes over must not hold what the kernel has let go.
+    pub(super) fn forget(&mut self, lookups: &[(Ino, u64)]) {
+        let Self { table, dirs, gone, room, .. } = self;
+        for (ino, count) in lookups {
+            table.release(*ino, *count, |freed| {
+                dirs.remove(&freed);
+                gone.remove(&freed);
+            });
+        }
+        if let Some(room) = room {
+            room.shrink(table.len());
+        }
+        // Not each by itself: it costs a write, and the kernel sends them one by one. What a process that takes over finds too
+        // much of stays in its table, and does no other harm.
+        if table.uncommitted() < UNCOMMITTED_FORGETS {
+            return;
+        }
         if let Err(error) = table.commit() {
             tracing::warn!(%error, "the table of inodes could not be written; what was freed stays in it");
         }
@@ -246,6 +269,7 @@ impl State {
     /// Counts a lookup of a node and returns its entry.
     pub(super) fn admit(&mut self, dir: &Dir, parent: Ino, node: NodeRef<'_>, owners: &Owners) -> VfsResult<Entry> {
         let (natural, identity) = identify(dir, node)?;
+        self.check_room()?;
         let ino = self.table.acquire(natural, parent, identity)?;
         if node.kind() == FileType::Dir
             && let Ok(child) = child_dir(dir, ino, node)
@@ -281,7 +305,7 @@ impl State {
                 Ok(Some(entry)) => {
                     let full = sink.add(entry.attr.ino, next, node.kind(), name, Some(&entry));
                     if full {
-                        self.forget(entry.attr.ino, 1);
+                        self.forget(&[(entry.attr.ino, 1)]);
                     }
                     full
                 }
@@ -335,7 +359,7 @@ impl State {
             let entry = counted.map(|ino| layout_entry(ino, node, owners));
             if sink.add(node.ino, node.offset, node.file_type(), node.name.as_bytes(), entry.as_ref()) {
                 if let Some(ino) = counted {
-                    self.forget(ino, 1);
+                    self.forget(&[(ino, 1)]);
                 }
                 break;
             }

@@ -361,7 +361,7 @@ async fn test_another_process_resolves_what_the_kernel_holds() {
 
     // Nothing is in memory, and the only word from the other process is the file.
     fake.resident.lock().clear();
-    let records: Vec<Record> = FileStore::read(&file).unwrap();
+    let (records, _): (Vec<Record>, _) = FileStore::read(&file).unwrap();
     let table = InodeTable::from_records(records, 1_000, Some(Box::new(FileStore::new(file))));
     let next = show(&fake, NamespaceOptions::default(), NEVER, table).await.unwrap();
     for (path, attr) in held.iter().rev() {
@@ -374,7 +374,9 @@ async fn test_another_process_resolves_what_the_kernel_holds() {
         next.forget(attr.ino, 1);
     }
     next.forget(held["a/l1"].ino, 1);
-    assert_eq!(next.statfs().files, 1, "counts were handed over, too");
+    // The root, and the two directories above the snapshot: FORGETs are written in lots, so those that the first process had
+    // not written yet are counted still.
+    assert_eq!(next.statfs().files, 3, "counts were handed over, too");
 }
 
 #[derive(Debug, Clone)]

@@ -286,3 +286,30 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// Whatever another process left, it makes a table that can be worked with: ids once, parents there, a root that stays.
+    #[test]
+    fn test_any_records_make_a_table(
+        left in prop::collection::vec((0..12_u64, 0..12_u64, any::<u32>(), any::<u32>()), 0..40),
+        ops in prop::collection::vec((0..12_u64, 1..5_u64), 0..40),
+    ) {
+        let records = left.into_iter().map(|(id, parent, position, lookups)| Record { id, parent, position, lookups });
+        let store = Shared::default();
+        let mut table = InodeTable::from_records(records, 100, Some(Box::new(store.clone())));
+        for (ino, count) in ops {
+            release(&mut table, Ino(ino), count);
+            let _ = table.acquire(Ino(ino.max(2)), Ino::ROOT, Identity::Position(1));
+            table.commit().unwrap();
+        }
+        let mut ids: Vec<u64> = table.records().map(|record| record.id).filter(|id| *id != 0).collect();
+        prop_assert_eq!(ids.len(), table.len() as usize);
+        ids.sort_unstable();
+        ids.dedup();
+        prop_assert_eq!(ids.len(), table.len() as usize, "every id is there once");
+        prop_assert_eq!(table.get(Ino::ROOT).unwrap().lookups, u32::MAX);
+        for record in table.records().filter(|record| record.id > 1) {
+            prop_assert!(table.get(Ino(record.parent)).is_some());
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What a Kubernetes Job of ours runs: reads a spec, works on a repository, leaves a report.
+//!
+//! A Job has no rights at the API server: what it shall do is a file ([`stash_proto::job`]), the Repository's Secret is a
+//! directory of files, and what it did is the container's termination message. Nothing is taken from the environment.
+//!
+//! * `secret`, `access`: from spec and Secret to an opened repository.
+//! * `backup`, `maintain`, `restore`: the work, by the same calls as the verbs of the command line.
+//! * `wipe`: the end of a repository.
+//! * `done`: what was done so far; it is reported also if the work ends in an error, a signal or a panic.
+//! * `error`: from what failed to a word that a controller decides by.
+//! * `priority`, `report`: this process's niceness, and the file that the report goes to.
+//!
+//! A report is always left, and a signal ends the work within [`GRACE`].
+
+mod access;
+mod backup;
+mod done;
+mod error;
+mod maintain;
+mod priority;
+mod report;
+mod restore;
+mod secret;
+mod wipe;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use stash_proto::job::{ErrorCode, JobError, JobReport, JobSpec, JobTask};
+
+use crate::cli::{self, Exit, Interrupt};
+use access::Job;
+use done::Done;
+use secret::Secret;
+
+/// How long work that was asked to stop may take to give its lock back. Kubernetes' own grace is 30 s by default, and a
+/// pod that is drained shall not wait for ours.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// More than any spec.
+const SPEC_LIMIT_BYTES: u64 = 2 << 20;
+
+/// The files of a Job.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    /// What to do.
+    pub(crate) spec: PathBuf,
+    /// The Secret, one file a key.
+    pub(crate) secret: PathBuf,
+    /// Where the report goes.
+    pub(crate) report: PathBuf,
+}
+
+/// Runs a Job to its end and reports it. Starts a runtime of its own: niceness is of threads, and is set before there are any.
+pub(crate) fn run(places: &Places, interrupt: &Interrupt) -> Exit {
+    let (started, clock) = (Timestamp::now(), Instant::now());
+    let done = Done::default();
+    let result = catch_unwind(AssertUnwindSafe(|| carry_out(places, interrupt, &done)));
+    let result = result.unwrap_or_else(|_| {
+        Err(JobError::new(ErrorCode::Internal, "the program failed: it panicked, and its log says where"))
+    });
+    let report = JobReport {
+        error: result.err(),
+        outcome: done.take(),
+        ..JobReport::new(seconds(started), seconds(Timestamp::now()), clock.elapsed().as_secs_f64())
+    };
+    let exit = match &report.error {
+        None => Exit::Success,
+        Some(error) if matches!(error.code, ErrorCode::PartlyRead | ErrorCode::PartlyRestored) => Exit::Incomplete,
+        Some(_) => Exit::Failure,
+    };
+    match &report.error {
+        None => tracing::info!(seconds = report.duration_seconds, "the job is done"),
+        Some(error) => tracing::error!(code = ?error.code, reason = error.message, "the job failed"),
+    }
+    match report::write(&places.report, &report.to_message()) {
+        Ok(()) => exit,
+        Err(error) => {
+            tracing::error!(path = %places.report.display(), %error, "the report cannot be written");
+            Exit::Failure
+        }
+    }
+}
+
+/// A time to the second, as Kubernetes has them.
+fn seconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Takes note of signals that come before the runtime's handlers stand: a pod may be deleted in its first moment.
+fn early_signals() -> Result<Arc<AtomicBool>, JobError> {
+    let came = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        let standing = signal_hook::flag::register(signal, Arc::clone(&came));
+        standing.map_err(|error| JobError::new(ErrorCode::Internal, format!("wait for signals: {error}")))?;
+    }
+    Ok(came)
+}
+
+fn carry_out(places: &Places, interrupt: &Interrupt, done: &Done) -> Result<(), JobError> {
+    let came = early_signals()?;
+    let spec = read_spec(places)?;
+    match &spec.task {
+        JobTask::Backup(task) => priority::set(task.nice, task.ionice),
+        JobTask::Restore(task) => priority::set(task.nice, task.ionice),
+        JobTask::Maintain(_) => {}
+    }
+    let secret = Secret::read(&places.secret)?;
+    let runtime = cli::runtime().map_err(|error| JobError::new(ErrorCode::Internal, error.message))?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            // The handlers stand before the work begins.
+            biased;
+            error = overdue(interrupt, &came) => Err(error),
+            result = work(&spec, secret, interrupt, done) => result,
+        }
+    });
+    // What a signal left behind does not hold the process.
+    runtime.shutdown_background();
+    result
+}
+
+fn read_spec(places: &Places) -> Result<JobSpec, JobError> {
+    let bytes = secret::read_file(&places.spec, SPEC_LIMIT_BYTES).map_err(|error| {
+        JobError::new(ErrorCode::BadSpec, format!("read the job's spec {}: {error}", places.spec.display()))
+    })?;
+    JobSpec::parse(&bytes).map_err(|error| error::of_spec(&error))
+}
+
+/// Ends when work that was asked to stop takes too long to do so; `came` tells of signals from before.
+async fn overdue(interrupt: &Interrupt, came: &AtomicBool) -> JobError {
+    let mut signal = pin!(cli::signal());
+    // The first look at it sets the handlers up.
+    let told = match futures::poll!(signal.as_mut()) {
+        Poll::Ready(told) => told,
+        Poll::Pending if came.load(Ordering::Acquire) => Ok(()),
+        Poll::Pending => signal.await,
+    };
+    if let Err(error) = told {
+        return JobError::new(ErrorCode::Internal, format!("wait for signals: {error}"));
+    }
+    tracing::info!("asked to stop");
+    interrupt.set();
+    // Nothing but time passes.
+    let _ = tokio::time::timeout(GRACE, std::future::pending::<()>()).await;
+    let left = "the store gave no answer meanwhile, so a lock may be left in the repository";
+    JobError::new(ErrorCode::Disrupted, format!("{}; {left}", error::STOPPED))
+}
+
+async fn work(spec: &JobSpec, secret: Secret, interrupt: &Interrupt, done: &Done) -> Result<(), JobError> {
+    let job = Job::new(spec, secret, interrupt);
+    match &spec.task {
+        JobTask::Backup(task) => backup::run(task, &job, done).await,
+        JobTask::Maintain(task) => maintain::run(task, &job, done).await,
+        JobTask::Restore(task) => restore::run(task, &job, done).await,
+    }
+}
