@@ -125,4 +125,8 @@ pub struct BackupConfigurationStatus {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "tolerant::or_none")]
     #[schemars(with = "Option<Core<Time>>")]
     pub next_backup_time: Option<Time>,
+    /// When the last session that succeeded ended. Not in Stash.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "tolerant::or_none")]
+    #[schemars(with = "Option<Core<Time>>")]
+    pub last_backup_time: Option<Time>,
 }

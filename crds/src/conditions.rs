@@ -69,6 +69,11 @@ pub const SEVERITY_WARNING: &str = "Warning";
 /// Severity: nothing to worry about.
 pub const SEVERITY_INFO: &str = "Info";
 
+// Of a Repository. Those that it shares with others are below.
+
+/// The data goes with the Repository, whose `wipeOut` says so. Ours.
+pub const DATA_WIPED_OUT: &str = "DataWipedOut";
+
 // Of what is asked for: BackupConfiguration, BackupBatch, RestoreSession, RestoreBatch.
 
 /// The Repository exists.
@@ -90,7 +95,7 @@ pub const CRON_JOB_CREATED: &str = "CronJobCreated";
 
 // Of a BackupSession.
 
-/// The repository exists, or was initialised.
+/// The repository exists, or was initialised. Also of a Repository, here.
 pub const BACKEND_REPOSITORY_INITIALIZED: &str = "BackendRepositoryInitialized";
 /// Old snapshots were forgotten.
 pub const RETENTION_POLICY_APPLIED: &str = "RetentionPolicyApplied";

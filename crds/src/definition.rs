@@ -61,9 +61,10 @@ fn snapshot_rules() -> [Rule; 2] {
         rule(
             format!(
                 "!({id}) || (self.status.snapshotID.matches('^[0-9a-f]{{64}}$') && \
-                 self.metadata.name.endsWith('-' + self.status.snapshotID.substring(0, 8)))"
+                 (self.metadata.name.endsWith('-' + self.status.snapshotID.substring(0, 8)) || \
+                 self.metadata.name.endsWith('-' + self.status.snapshotID)))"
             ),
-            "the snapshotID has 64 hexadecimal digits, and the name ends with the first eight",
+            "the snapshotID has 64 hexadecimal digits, and the name ends with the first eight or with all",
         ),
     ]
 }

@@ -1,4 +1,5 @@
-//! Stash's Kubernetes API: the types, schemas and rules of its 11 kinds. No behaviour, and no client.
+//! Stash's Kubernetes API: the types, schemas and rules of its 11 kinds, and what a Repository's fields mean to all who use it
+//! ([`access`], [`location`], [`usage_policy`]: pure). No behaviour, and no client.
 //!
 //! Groups, versions, names, fields, defaults, conditions and reasons are those of Stash v2025.7.31; fields of ours are optional and
 //! say so. [`definitions`] are what is installed; the program `crdgen` writes them to `deploy/crds`.
@@ -16,6 +17,7 @@
 
 #![warn(missing_docs)]
 
+pub mod access;
 pub mod app_binding;
 pub mod backend;
 pub mod backup_batch;
@@ -27,6 +29,8 @@ mod core_schema;
 mod definition;
 pub mod function;
 pub mod hooks;
+pub mod labels;
+pub mod location;
 pub mod names;
 pub mod reasons;
 pub mod reference;
@@ -42,6 +46,7 @@ mod string_enum;
 pub mod target;
 pub mod task;
 mod tolerant;
+pub mod usage_policy;
 pub mod volumes;
 
 pub use app_binding::{AppBinding, AppBindingSpec};

@@ -50,5 +50,15 @@ pub const VOLUME_MOUNTS_ANNOTATION: &str = "stash.appscode.com/volume-mounts";
 /// Start of annotations of a target that set a Task's variables.
 pub const PARAMS_ANNOTATION_PREFIX: &str = "params.stash.appscode.com/";
 
-/// Annotation of a Repository, ours: more than 20 deletions of Snapshots within a minute forget only with it.
+/// Finalizer of a Snapshot, ours: with it a deletion can be told from one that the mirror does.
+pub const SNAPSHOT_FINALIZER: &str = "stash.appscode.com/forget";
+/// Annotation of a Snapshot, ours: its Repository, whose name may be longer than a label's value.
+pub const SNAPSHOT_REPOSITORY_ANNOTATION: &str = "stash.appscode.com/repository";
+/// Annotation of a Snapshot, ours: its id, which is longer than a label's value.
+pub const SNAPSHOT_ID_ANNOTATION: &str = "stash.appscode.com/snapshot-id";
+
+/// Annotation of a Repository, ours: with the value `true` the data stays when the object is deleted, whatever `wipeOut` says.
+pub const KEEP_DATA_ANNOTATION: &str = "stash.appscode.com/keep-data";
+/// Annotation of a Repository, ours: more than 20 deletions of Snapshots within a minute forget only with it. Its value is not
+/// read, and it is taken off when they are forgotten.
 pub const CONFIRM_FORGET_ANNOTATION: &str = "stash.appscode.com/confirm-forget";

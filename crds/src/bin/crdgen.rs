@@ -1,14 +1,15 @@
-//! Writes the definitions of all kinds as YAML, one file each.
+//! Writes the definitions of all kinds as YAML, one file each, to each of the directories.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let Some(dir) = std::env::args_os().nth(1) else {
-        eprintln!("usage: crdgen DIRECTORY");
+    let folders: Vec<_> = std::env::args_os().skip(1).collect();
+    if folders.is_empty() {
+        eprintln!("usage: crdgen DIRECTORY...");
         return ExitCode::from(2);
-    };
-    match write(Path::new(&dir)) {
+    }
+    match folders.iter().try_for_each(|folder| write(Path::new(folder))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("crdgen: {error}");
