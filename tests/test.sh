@@ -43,5 +43,5 @@ stage "unit tests" cargo test --release --locked --workspace --lib --bins --test
 stage "suites" cargo test --release --locked --workspace --test suites
 # It ends with the process that ran the suites; this waits for it.
 [ "${STASH_FS_CLUSTER:-}" = attach ] || stage "cluster gone" tests/cluster/cluster.sh down
-stage "demo" env DIR="$PWD/docs" REPO= tests/demo.sh target/release/stash-fs </dev/null
+stage "demo" env DIR="$PWD/docs" REPO= tests/demo.sh "target/$(rustc --print host-tuple)/release/stash-fs" </dev/null
 summary

@@ -149,3 +149,9 @@ pub fn rsync_differences(flags: &[&str], source: &Path, copy: &Path) -> String {
         .arg(format!("{}/", source.display()))
         .arg(format!("{}/", copy.display())))
 }
+
+/// How often a loop that looks for races is run: 20 times, or as often as `STASH_FS_ROUNDS` says (`make soak`).
+#[must_use]
+pub fn rounds() -> usize {
+    std::env::var("STASH_FS_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap())
+}

@@ -6,13 +6,17 @@
 
 pub mod big_index;
 pub mod cluster;
+pub mod controller;
+pub mod csi;
 pub mod engine;
 pub mod faulty_fs;
 pub mod fixture;
 pub mod forge;
+pub mod kept;
 pub mod memory_tree;
 pub mod mounted;
 pub mod reference;
 pub mod restic;
 pub mod servers;
+pub mod shop;
 pub mod tree_reader;

@@ -232,10 +232,12 @@ impl ReadTree for MemoryTree {
         self.find(parent, name)
     }
 
-    fn forget(&self, ino: Ino, count: u64) {
+    fn forget(&self, all: &[(Ino, u64)]) {
         let mut lookups = self.0.lookups.lock().unwrap();
-        let left = lookups.get_mut(&ino.0).unwrap_or_else(|| panic!("{ino:?} was never looked up"));
-        *left = left.checked_sub(count).unwrap_or_else(|| panic!("{ino:?} was forgotten too often"));
+        for (ino, count) in all {
+            let left = lookups.get_mut(&ino.0).unwrap_or_else(|| panic!("{ino:?} was never looked up"));
+            *left = left.checked_sub(*count).unwrap_or_else(|| panic!("{ino:?} was forgotten too often"));
+        }
     }
 
     fn try_getattr(&self, ino: Ino) -> Option<VfsResult<Entry>> {

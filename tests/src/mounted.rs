@@ -16,12 +16,18 @@ use tempfile::TempDir;
 /// Longer than anything that works takes on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// Returns the program, which lies beside the test's own executable (`target/release/deps/..`).
+/// Returns the program.
 #[must_use]
 pub fn program() -> PathBuf {
+    sibling("stash-fs")
+}
+
+/// Returns a program of ours, which lies beside the test's own executable (`release/deps/..`).
+#[must_use]
+pub fn sibling(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
-    let found = own.ancestors().skip(1).map(|folder| folder.join("stash-fs")).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("no stash-fs beside {}: run `cargo build --release -p stash-fs`", own.display()))
+    let found = own.ancestors().skip(1).map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("no {name} beside {}: run `cargo build --release -p {name}`", own.display()))
 }
 
 /// Returns a call of the program without any variable that would name a repository, a password or a cache.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::mounted::wait_for;
 
+mod access;
 mod certificates;
 pub(crate) mod http1;
 mod minio;
@@ -20,6 +21,7 @@ mod sigv4;
 mod sshd;
 mod toxiproxy;
 
+pub use access::AccessServer;
 pub use certificates::Certificates;
 pub use minio::Minio;
 pub use peer::{Peer, Script};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use serde_json::json;
-use stash_tests::fixture::{pattern, run};
+use stash_tests::fixture::{pattern, rounds, run};
 use stash_tests::mounted::{MountBuilder, Mounted, wait_for};
 use stash_tests::restic::Restic;
 use stash_tests::servers::{Answer, Minio, Recorded, Recorder, Toxiproxy};
@@ -280,7 +280,7 @@ fn test_200_readers_stay_within_the_budget() {
 /// Killed at any moment, the program leaves caches that the next mount uses or makes anew: what is read is right, always.
 #[test]
 fn soak_kill_9_leaves_caches_that_the_next_mount_can_use() {
-    let rounds: usize = std::env::var("STASH_FS_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap());
+    let rounds = rounds();
     let bucket = Bucket::new(12);
     let cache = TempDir::new().unwrap();
     for round in 0..rounds {

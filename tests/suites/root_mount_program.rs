@@ -32,7 +32,12 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Finds the daemons that name this mountpoint in their arguments.
+/// Whether a process is a keeper, which names its daemon's arguments too.
+fn is_keeper(pid: i32) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default().split(|byte| *byte == 0).nth(1) == Some(b"keep")
+}
+
+/// Finds the daemons and keepers that name this mountpoint in their arguments.
 fn processes_of(mountpoint: &Path) -> Vec<i32> {
     let wanted = mountpoint.to_str().unwrap();
     fs::read_dir("/proc")
@@ -248,7 +253,11 @@ fn test_daemon_returns_when_the_tree_can_be_read() {
     let output = daemon(restic.password());
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(fs::read_to_string(below(&mountpoint.path(), &source).join("file")).unwrap(), "content");
-    let [pid] = processes_of(&mountpoint.path())[..] else { panic!("one daemon") };
+    let (keepers, daemons): (Vec<i32>, Vec<i32>) =
+        processes_of(&mountpoint.path()).into_iter().partition(|pid| is_keeper(*pid));
+    let ([pid], [keeper]) = (&daemons[..], &keepers[..]) else { panic!("one daemon and one keeper") };
+    let (pid, keeper) = (*pid, *keeper);
+    assert_eq!(fs::read_link(format!("/proc/{keeper}/cwd")).unwrap(), Path::new("/"));
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     assert_eq!((fields[3].parse::<i32>().unwrap(), fields[4]), (pid, "0"), "its own session, without a terminal");

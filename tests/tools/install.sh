@@ -40,6 +40,8 @@ build() { # NAME FOLDER LDFLAGS OUTPUT PACKAGE...
 build minio "$here" '-s -w' minio github.com/minio/minio
 build toxiproxy "$here" '-s -w' toxiproxy-server github.com/Shopify/toxiproxy/v2/cmd/server
 
+build csi-sanity "$here/../csi" '-s -w' csi-sanity github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
+
 # Without their version they would be v0.0.0 and refuse each other.
 version=$(awk '$1 == "require" && $2 == "k8s.io/kubernetes" { print $3 }' "$here/../cluster/go.mod")
 IFS=. read -r major minor _ <<<"${version#v}"
@@ -49,3 +51,11 @@ for setting in "gitVersion=$version" "gitMajor=$major" "gitMinor=$minor" gitTree
 done
 programs=(kube-apiserver kube-controller-manager kube-proxy kube-scheduler kubectl kubelet)
 build kubernetes "$here/../cluster" "$flags" "" "${programs[@]/#/k8s.io/kubernetes/cmd/}"
+
+# Of the same Kubernetes, whose libraries are compiled by now; without its version it would take a server for v1.20.
+helm=$(awk '$1 == "require" && $2 == "helm.sh/helm/v3" { print $3 }' "$here/../helm/go.mod")
+flags="-s -w -X helm.sh/helm/v3/internal/version.version=$helm"
+for package in chartutil lint/rules; do
+  flags+=" -X helm.sh/helm/v3/pkg/$package.k8sVersionMajor=$major -X helm.sh/helm/v3/pkg/$package.k8sVersionMinor=$minor"
+done
+build helm "$here/../helm" "$flags" helm helm.sh/helm/v3/cmd/helm

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::LIMIT;
+use super::{LIMIT, wait_until};
 use crate::servers::tool;
 
 /// kubectl with the rights of a kubeconfig.
@@ -16,7 +16,8 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    pub(super) fn new(kubeconfig: PathBuf) -> Self {
+    /// A client with the rights of `kubeconfig`.
+    pub fn new(kubeconfig: PathBuf) -> Self {
         Self { kubeconfig }
     }
 
@@ -70,6 +71,20 @@ impl Kubectl {
     /// It was not.
     pub fn apply(&self, object: &Value) {
         self.try_apply(object).unwrap_or_else(|error| panic!("apply {object}: {error}"));
+    }
+
+    /// Waits until the server serves all kinds that it has definitions of.
+    pub fn wait_for_definitions(&self) {
+        // kubectl's own wait fails on a definition that has no status yet.
+        wait_until("all definitions to be established", || {
+            let found = self.run(&["get", "crd", "-o", "json"]);
+            let found: Value = serde_json::from_str(&found).unwrap();
+            let established = |definition: &Value| {
+                let conditions = definition["status"]["conditions"].as_array();
+                conditions.into_iter().flatten().any(|said| said["type"] == "Established" && said["status"] == "True")
+            };
+            found["items"].as_array().unwrap().iter().all(established).then_some(())
+        });
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -29,8 +30,23 @@ pub(crate) fn request_tls(
     headers: &[(String, String)],
     body: &[u8],
 ) -> std::io::Result<(u16, Vec<u8>)> {
+    request_tls_as(None, address, method, path, headers, body)
+}
+
+/// The same with a certificate and its key.
+pub(super) fn request_tls_as(
+    client: Option<&(PathBuf, PathBuf)>,
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(String, String)],
+    body: &[u8],
+) -> std::io::Result<(u16, Vec<u8>)> {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-quiet", "-connect", &address.to_string()]);
+    if let Some((certificate, key)) = client {
+        command.arg("-cert").arg(certificate).arg("-key").arg(key);
+    }
     let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     // Kept open until the answer is there: its end would be taken for the end of the wish to read.
     let mut stdin = client.stdin.take().expect("it is a pipe");

@@ -1,6 +1,6 @@
 //! Real faults between a client and a server: latency, bandwidth, resets, silence.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -43,8 +43,14 @@ impl Toxiproxy {
 
     /// Makes a way to a server, without any fault yet.
     pub fn proxy(&self, upstream: SocketAddr) -> Proxy<'_> {
+        self.proxy_on(Ipv4Addr::LOCALHOST.into(), upstream)
+    }
+
+    /// The same, on another address of this machine, as on the one that pods reach.
+    pub fn proxy_on(&self, host: IpAddr, upstream: SocketAddr) -> Proxy<'_> {
         let name = format!("p{}", rand::random::<u64>());
-        let body = json!({ "name": name, "listen": "127.0.0.1:0", "upstream": upstream.to_string(), "enabled": true });
+        let body =
+            json!({ "name": name, "listen": format!("{host}:0"), "upstream": upstream.to_string(), "enabled": true });
         let made = self.call("POST", "/proxies", &body);
         let address = made["listen"].as_str().unwrap().parse().unwrap();
         Proxy { toxiproxy: self, name, address }
@@ -61,6 +67,13 @@ impl Proxy<'_> {
     /// `limit_data`), under the kind's name, to what comes from the server.
     pub fn add(&self, kind: &str, attributes: Value) {
         let body = json!({ "name": kind, "type": kind, "stream": "downstream", "attributes": attributes });
+        self.toxiproxy.call("POST", &format!("/proxies/{}/toxics", self.name), &body);
+    }
+
+    /// Lets so many KB a second through to the server.
+    pub fn slow_uploads(&self, kilobytes: u64) {
+        let attributes = json!({ "rate": kilobytes });
+        let body = json!({ "name": "uploads", "type": "bandwidth", "stream": "upstream", "attributes": attributes });
         self.toxiproxy.call("POST", &format!("/proxies/{}/toxics", self.name), &body);
     }
 

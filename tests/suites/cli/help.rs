@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
-use stash_tests::mounted::stash_fs;
+use stash_tests::mounted::{clean, sibling};
 
 use super::outcome;
 
@@ -24,17 +24,27 @@ fn verbs(command: &clap::Command, above: &[String], into: &mut Vec<Vec<String>>)
 
 #[test]
 fn test_help_is_as_the_golden_files_show_it() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/help");
+    compare("stash-fs", "help", &stash_fs::cli::Cli::command(), 25);
+}
+
+#[test]
+fn test_help_is_as_the_golden_files_show_it_of_kubectl_stash() {
+    compare("kubectl-stash", "help-kubectl-stash", &stash_kubectl::Cli::command(), 8);
+}
+
+fn compare(program: &str, folder: &str, command: &clap::Command, least: usize) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(folder);
     let write = std::env::var_os("STASH_FS_WRITE_GOLDEN").is_some();
     let mut calls = vec![Vec::new()];
-    verbs(&stash_fs::cli::Cli::command(), &[], &mut calls);
-    assert!(calls.len() > 25, "{calls:?}");
+    verbs(command, &[], &mut calls);
+    assert!(calls.len() > least, "{calls:?}");
     let mut wanted = BTreeSet::new();
     for words in &calls {
-        let (code, stdout, stderr) = outcome(stash_fs_in_100_columns().args(words).arg("--help"));
+        let mut call = clean(std::process::Command::new(sibling(program)));
+        let (code, stdout, stderr) = outcome(call.env("COLUMNS", "100").args(words).arg("--help"));
         assert_eq!((code, stderr.as_str()), (0, ""), "{words:?}");
         let shown = if words.is_empty() { stdout } else { without_shared(&stdout) };
-        let name = if words.is_empty() { "stash-fs".to_owned() } else { words.join("-") };
+        let name = if words.is_empty() { program.to_owned() } else { words.join("-") };
         let path = folder.join(format!("{name}.txt"));
         if write {
             std::fs::create_dir_all(&folder).unwrap();
@@ -58,10 +68,4 @@ fn without_shared(help: &str) -> String {
     let (own, rest) = help.split_once(SHARED).unwrap_or_else(|| panic!("{SHARED} is not in {help}"));
     let after = rest.split_inclusive('\n').skip_while(|line| line.trim().is_empty() || line.starts_with(' '));
     std::iter::once(own).chain(after).collect()
-}
-
-fn stash_fs_in_100_columns() -> std::process::Command {
-    let mut command = stash_fs();
-    command.env("COLUMNS", "100");
-    command
 }

@@ -61,7 +61,7 @@ impl ReadTree for MemoryTree {
         self.try_lookup(parent, name).unwrap_or(Err(VfsError::NotFound))
     }
 
-    fn forget(&self, _: Ino, _: u64) {}
+    fn forget(&self, _: &[(Ino, u64)]) {}
 
     fn try_getattr(&self, ino: Ino) -> Option<VfsResult<Entry>> {
         Some(Self::entry(ino))

@@ -20,6 +20,7 @@ mod peers;
 mod process;
 mod remote;
 mod report;
+mod volume;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,13 +39,14 @@ enum Part {
     Local,
     Remote,
     Index,
+    Volume,
 }
 
 /// Measures stash-fs against restic, rustic, the native filesystem and the physical floors.
 #[derive(Debug, Parser)]
 struct Args {
     /// The program to measure
-    #[arg(long, default_value = "target/release/stash-fs")]
+    #[arg(long)]
     stash_fs: PathBuf,
     /// rustic, to measure it as well
     #[arg(long, env = "RUSTIC")]
@@ -59,7 +61,7 @@ struct Args {
     #[arg(long)]
     alone: bool,
     /// Only these parts
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "local,remote,index")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "local,remote,index,volume")]
     only: Vec<Part>,
     /// Blobs in the large index
     #[arg(long, default_value_t = 10_000_000)]
@@ -97,6 +99,7 @@ fn main() -> Result<()> {
         match part {
             Part::Local => local::run(&args.work, &peers, args.runs, &mut report)?,
             Part::Remote => remote::run(&args.work, &peers, args.runs, &mut report)?,
+            Part::Volume => volume::run(&args.work, &peers, args.runs, &mut report)?,
             Part::Index => index_scale::run(&args.work, args.blobs, args.runs, &mut report)?,
         }
     }

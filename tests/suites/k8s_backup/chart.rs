@@ -1,0 +1,84 @@
+//! What the chart installs, in the images that users get: the controller is a pod of the cluster, with the rights, policies and limits
+//! of the chart, and backs up by schedule.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+use stash_tests::cluster::{Image, wait_until};
+use stash_tests::fixture::run;
+use stash_tests::mounted::{clean, sibling};
+use stash_tests::servers::tool;
+
+use super::{World, restic_restores, standalone_claim};
+
+const CONTROLLER_IMAGE: &str = "localhost/stash-controller:test";
+const CSI_IMAGE: &str = "localhost/stash-csi:test";
+
+fn helm(world: &World, arguments: &[&str]) -> String {
+    let mut command = clean(Command::new(tool("helm")));
+    command.env("HOME", world.folder.path()).env("KUBECONFIG", world.kubectl().kubeconfig());
+    run(command.args(arguments))
+}
+
+pub(super) fn test_chart(world: &World) {
+    let config = json!({"Entrypoint": ["/usr/bin/stash-controller"], "Env": ["PATH=/usr/bin"], "User": "65532:65532"});
+    let image = Image::new(CONTROLLER_IMAGE, config);
+    world.cluster.import(&image.file("/usr/bin/stash-controller", &sibling("stash-controller")));
+    let config = json!({"Entrypoint": ["/usr/bin/stash-csi"], "Env": ["PATH=/usr/bin"]});
+    world.cluster.import(&Image::new(CSI_IMAGE, config).file("/usr/bin/stash-csi", &sibling("stash-csi")));
+    let release = world.cluster.namespace();
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("deploy/charts/stash-fs");
+    let values = [
+        // Other suites of this cluster bring the definitions.
+        "crds.install=false",
+        "image.registry=localhost",
+        "image.controller.tag=test",
+        "image.jobs.tag=test",
+        "image.keeper.tag=test",
+        "image.csi.tag=test",
+        "controller.jitter=0s",
+    ];
+    let mut arguments =
+        vec!["install", "stash-fs", chart.to_str().unwrap(), "--namespace", release.name(), "--wait", "--timeout=2m"];
+    values.iter().for_each(|value| arguments.extend(["--set", value]));
+    helm(world, &arguments);
+
+    let shop = world.shop();
+    let case = standalone_claim(&shop);
+    let every_minute = json!({"schedule": "* * * * *"});
+    shop.configure_at(world.minio.address(), case.name, &case.target, &every_minute);
+    let session = wait_until("the session that is due", || {
+        let sessions = shop.namespace.get("backupsessions")["items"].as_array().unwrap().clone();
+        Some(sessions.first()?["metadata"]["name"].as_str().unwrap().to_owned())
+    });
+    shop.namespace.run(&[
+        "patch",
+        "backupconfiguration",
+        case.name,
+        "--type=merge",
+        "-p",
+        r#"{"spec":{"paused":true}}"#,
+    ]);
+    let done = shop.succeeded(&session);
+    super::a_session_says_what_was_done(&done, &case);
+    restic_restores(&shop, &case);
+    wait_until("the snapshot as an object", || {
+        let snapshots = shop.namespace.get("snapshots.repositories.stash.appscode.com")["items"].as_array()?.clone();
+        (!snapshots.is_empty()).then_some(())
+    });
+
+    super::volumes::test_volumes(&shop, &release);
+
+    let pods = release.get("pods")["items"].as_array().unwrap().clone();
+    let controllers: Vec<_> =
+        pods.iter().filter(|pod| pod["spec"]["containers"][0]["image"] == CONTROLLER_IMAGE).collect();
+    assert_eq!(controllers.len(), 1, "{controllers:?}");
+    assert_eq!(controllers[0]["status"]["containerStatuses"][0]["restartCount"], 0);
+    let provisioner = release.run(&["logs", "deployment/stash-fs-provisioner"]);
+    assert!(!provisioner.contains("forbidden") && !provisioner.contains("panic"), "{provisioner}");
+    let log = release.run(&["logs", controllers[0]["metadata"]["name"].as_str().unwrap()]);
+    assert!(!log.contains("forbidden") && !log.contains("denied") && !log.contains("panic"), "{log}");
+    helm(world, &["uninstall", "stash-fs", "--namespace", release.name(), "--wait", "--timeout=2m"]);
+    assert_eq!(shop.succeeded(&session)["metadata"]["name"], session, "what users made stays");
+}
