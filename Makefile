@@ -5,7 +5,9 @@ SHELL := bash
 
 DIR ?= /usr/share
 REPO ?=
-STASH_FS := target/release/stash-fs
+# Where cargo builds: .cargo/config.toml names the host as the target.
+BUILT := target/$(shell rustc --print host-tuple)/release
+STASH_FS := $(BUILT)/stash-fs
 export STASH_FS_TOOLS ?= /var/tmp/stash-fs-tools
 
 help: ## print this list
@@ -44,7 +46,12 @@ soak: ## the long loops, whole
 bench: ## measure against the peers and the physical floors; three runs, a table and JSON
 	tests/tools/install.sh test
 	cargo build --release --locked --workspace --bins
-	target/release/bench --stash-fs $(STASH_FS) $(BENCH_ARGS)
+	$(BUILT)/bench --stash-fs $(STASH_FS) $(BENCH_ARGS)
+
+bench-controller: ## measure the controller: 1,000 configurations due each minute for ten minutes, on a real API server
+	tests/tools/install.sh test
+	cargo build --release --locked --workspace --bins
+	$(BUILT)/bench-controller $(BENCH_ARGS)
 
 # The parsers are safe Rust: a sanitizer would find nothing that a panic does not say, and doubles the build.
 fuzz: ## run each fuzz target for T seconds (needs a nightly toolchain and cargo-fuzz); NEW=DIR keeps what is found there
@@ -53,10 +60,16 @@ fuzz: ## run each fuzz target for T seconds (needs a nightly toolchain and cargo
 		found=$(or $(NEW),target/corpus)/$$target; mkdir -p $$found; \
 		cargo +nightly fuzz run --sanitizer none $$target $$found corpus/$$target -- -max_total_time=$(or $(T),60); done
 
-crds: ## write the definitions of the Kubernetes API to deploy/crds
-	cargo run --release --locked -p stash-crds --bin crdgen -- deploy/crds
+crds: ## write the definitions of the Kubernetes API to deploy/crds, and to the chart
+	cargo run --release --locked -p stash-crds --bin crdgen -- deploy/crds deploy/charts/stash-fs/files/crds
+
+rbac: ## write the controller's rights to the chart and to docs/security.md
+	cargo run --release --locked -p stash-controller --bin rbacgen -- .
+
+csi-proto: ## write the Rust of CSI's messages anew
+	cargo run --release --locked -p stash-csi --example protogen
 
 man: build ## write the manual pages and completions to target/man
 	$(STASH_FS) man target/man
 
-.PHONY: help build demo tools check test cluster cluster-down soak bench fuzz crds man
+.PHONY: help build demo tools check test cluster cluster-down soak bench bench-controller fuzz crds rbac csi-proto man
