@@ -29,8 +29,8 @@ use crate::metrics::Metrics;
 use crate::plan::Notice;
 use crate::repository::backend::AddressRule;
 use crate::repository::plan::SecretState;
+use crate::rights::{self, Refusals};
 use crate::secrets::Known;
-use crate::secrets::role::{self, Refusals};
 use crate::snapshot::state::Mirrors;
 use crate::stores::{Stores, as_ref_of};
 use crate::watches::Queues;
@@ -83,7 +83,7 @@ pub struct Context {
     pub wakes: Arc<Queues>,
     /// Which Jobs have their Secret.
     pub handed: Handed,
-    /// Where the right to read Secrets is refused.
+    /// Where a right is refused.
     pub refusals: Refusals,
     account: OnceCell<Subject>,
     recorder: Recorder,
@@ -150,7 +150,7 @@ impl Context {
     ///
     /// The API server did not tell.
     pub async fn account(&self) -> Result<Subject, ReconcileError> {
-        self.account.get_or_try_init(|| role::account(&self.client)).await.cloned()
+        self.account.get_or_try_init(|| rights::account(&self.client)).await.cloned()
     }
 
     /// Returns the calls for a kind in a namespace.

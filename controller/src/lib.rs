@@ -38,6 +38,7 @@ pub mod plan;
 pub mod rbac;
 pub mod repository;
 pub mod restore_session;
+pub mod rights;
 mod run;
 pub mod schedule;
 pub mod secrets;

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::secrets::role::ROLE;
+use crate::rights::Right;
 
 /// Where a right holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,8 +81,8 @@ const fn in_release(
 
 /// The group of roles.
 const RBAC: &str = "rbac.authorization.k8s.io";
-/// The one name of the Roles that are made, and of their bindings. They are made by a patch, which names them as a watch by name does.
-const ROLES: &[&str] = &[ROLE];
+/// The names of the Roles that are made, and of their bindings. They are made by a patch, which names them as a watch by name does.
+const ROLES: &[&str] = &[Right::Secrets.role(), Right::Commands.role()];
 /// The group of Stash's kinds.
 const STASH: &str = "stash.appscode.com";
 /// What Stash's operator registers at the API server.
@@ -170,21 +170,21 @@ pub const GRANTS: &[Grant] = &[
         RBAC,
         &["roles"],
         &["bind", "create", "delete", "list", "patch", "watch"],
-        "in each namespace with Repositories one Role allows to get, list and watch the Secrets that they name",
+        "in each namespace with Repositories one Role allows to get, list and watch the Secrets that they name, in each with hooks that are commands another one to run them",
     )
     .only(ROLES),
     in_cluster(
         RBAC,
         &["rolebindings"],
         &["create", "delete", "list", "patch", "watch"],
-        "that Role is bound to the controller's account",
+        "those Roles are bound to the controller's account",
     )
     .only(ROLES),
     if_bounded(
         RBAC,
         &["roles"],
         &["escalate"],
-        "that Role allows what the account may not do otherwise; the policies see to it that it allows nothing else",
+        "those Roles allow what the account may not do otherwise; the policies see to it that they allow nothing else",
     )
     .only(ROLES),
     if_unbounded(
@@ -193,17 +193,17 @@ pub const GRANTS: &[Grant] = &[
         &["get", "list", "watch"],
         "an account that may not escalate gives no more than it has; it still reads the Secrets of Repositories alone",
     ),
+    if_unbounded(
+        "",
+        &["pods/exec"],
+        &["create", "get"],
+        "the same of hooks that are commands, in pods of their configuration's own target",
+    ),
     in_cluster(
         "",
         &["pods"],
         &["get", "list", "watch"],
         "the pods of a target are looked up, and those of Jobs watched: how they ended is the report",
-    ),
-    in_cluster(
-        "",
-        &["pods/exec"],
-        &["create", "get"],
-        "hooks that are commands run in pods of their configuration's own target",
     ),
     in_cluster(
         "",
@@ -395,9 +395,15 @@ mod tests {
     }
 
     #[test]
-    fn test_roles_are_those_of_repositories_alone() {
+    fn test_commands_are_run_by_no_right_of_the_cluster() {
+        let of_commands = GRANTS.iter().filter(|grant| grant.resources.contains(&"pods/exec"));
+        assert!(of_commands.map(|grant| grant.scope).eq([Scope::Unbounded]));
+    }
+
+    #[test]
+    fn test_roles_are_those_of_namespaces_alone() {
         let of_roles = GRANTS.iter().filter(|grant| grant.group == RBAC);
-        assert!(of_roles.clone().all(|grant| grant.names == ["stash-fs-repositories"]));
+        assert!(of_roles.clone().all(|grant| grant.names == ["stash-fs-repositories", "stash-fs-hooks"]));
         let resources: BTreeSet<&str> = of_roles.flat_map(|grant| grant.resources.iter().copied()).collect();
         assert_eq!(resources, ["rolebindings", "roles"].into());
     }

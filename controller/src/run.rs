@@ -25,8 +25,8 @@ use crate::metrics::Metrics;
 use crate::snapshot::state::Mirrors;
 use crate::wake::Wakes;
 use crate::{
-    backup_configuration, backup_session, beside_stash, jobs, repository, restore_session, secrets, snapshot,
-    telemetry, watches,
+    backup_configuration, backup_session, beside_stash, jobs, repository, restore_session, rights, snapshot, telemetry,
+    watches,
 };
 
 /// Runs the controller.
@@ -86,7 +86,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         "Namespace",
         &queues.namespaces,
         &stores.namespaces,
-        secrets::role::reconcile,
+        rights::reconcile,
         &context,
         &stopped,
     ));

@@ -1,7 +1,7 @@
-//! The Secrets that Repositories name: the right to read them, and what is known of them.
+//! The Secrets that Repositories name: what is known of them.
 //!
-//! The controller reads no other. In each namespace with Repositories it keeps a Role that names theirs ([`role`]), and watches the
-//! metadata of each by its name ([`watch`]), which is all that such a right allows. What is in one is read by name, when it is needed.
+//! The controller reads no other. In each namespace with Repositories it keeps a Role that names theirs ([`crate::rights`]), and watches
+//! the metadata of each by its name ([`watch`]), which is all that such a right allows. What is in one is read by name, when it is needed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,7 +14,6 @@ use tokio::task::AbortHandle;
 
 use crate::stores::as_ref_of;
 
-pub mod role;
 pub mod watch;
 
 /// What is known of a Secret that a Repository names.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -14,6 +13,7 @@ use kube::{Resource, ResourceExt as _};
 use stash_crds::reference::RepositoryRef;
 use stash_crds::{BackupConfiguration, BackupSession, Repository, RestoreSession, Snapshot, names as labels};
 
+use crate::rights::{Made, Right};
 use crate::secrets::{Known, NamedSecrets};
 
 /// The stores.
@@ -33,10 +33,10 @@ pub struct Stores {
     pub pods: Store<Pod>,
     /// That there are the Secrets that Repositories name, and when they were changed. No start waits for them.
     pub secrets: NamedSecrets,
-    /// The Roles that we made, of which the name is one.
-    pub roles: Store<Role>,
-    /// The bindings of those.
-    pub role_bindings: Store<RoleBinding>,
+    /// What we made for the right to read those.
+    pub secret_rights: Made,
+    /// What we made for the right to run commands.
+    pub command_rights: Made,
     /// That there are claims.
     pub claims: Store<PartialObjectMeta<PersistentVolumeClaim>>,
     /// That there are Deployments.
@@ -64,14 +64,24 @@ impl Stores {
         self.restores.wait_until_ready().await?;
         self.jobs.wait_until_ready().await?;
         self.pods.wait_until_ready().await?;
-        self.roles.wait_until_ready().await?;
-        self.role_bindings.wait_until_ready().await?;
+        for right in Right::ALL {
+            self.made(right).roles.wait_until_ready().await?;
+            self.made(right).bindings.wait_until_ready().await?;
+        }
         self.claims.wait_until_ready().await?;
         self.deployments.wait_until_ready().await?;
         self.stateful_sets.wait_until_ready().await?;
         self.daemon_sets.wait_until_ready().await?;
         self.snapshots.wait_until_ready().await?;
         self.namespaces.wait_until_ready().await
+    }
+
+    /// Returns what was made for a right.
+    pub fn made(&self, right: Right) -> &Made {
+        match right {
+            Right::Secrets => &self.secret_rights,
+            Right::Commands => &self.command_rights,
+        }
     }
 
     /// Returns the Repository that `configuration` names.

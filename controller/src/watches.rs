@@ -26,7 +26,7 @@ use crate::backup_session::phase::is_final;
 use crate::jobs::{REPOSITORY_ANNOTATION, RESTORE_ANNOTATION, SESSION_ANNOTATION};
 use crate::names;
 use crate::restore_session;
-use crate::secrets::role::{self, Space};
+use crate::rights::{self, Made, Right, Space};
 use crate::secrets::{NamedSecrets, watch};
 use crate::snapshot::Meta;
 use crate::snapshot::mirror::is_mirrored;
@@ -50,7 +50,7 @@ pub struct Queues {
     pub snapshots: Arc<Wakes<Meta>>,
     /// Claims that are being deleted.
     pub claims: Arc<Wakes<PartialObjectMeta<PersistentVolumeClaim>>>,
-    /// Namespaces, for the right to read the Secrets that their Repositories name.
+    /// Namespaces, for the rights in them.
     pub namespaces: Arc<Wakes<Space>>,
 }
 
@@ -70,8 +70,8 @@ pub fn start(client: &Client, tasks: &mut JoinSet<()>) -> (Stores, Arc<Queues>) 
     let (restores, restores_writer) = reflector::store();
     let (jobs, jobs_writer) = reflector::store();
     let (pods, pods_writer) = reflector::store();
-    let (roles, roles_writer) = reflector::store();
-    let (role_bindings, role_bindings_writer) = reflector::store();
+    let (secret_rights, secret_rights_writers) = made();
+    let (command_rights, command_rights_writers) = made();
     let (claims, claims_writer) = reflector::store();
     let (deployments, deployments_writer) = reflector::store();
     let (stateful_sets, stateful_sets_writer) = reflector::store();
@@ -86,8 +86,8 @@ pub fn start(client: &Client, tasks: &mut JoinSet<()>) -> (Stores, Arc<Queues>) 
         jobs,
         pods,
         secrets: NamedSecrets::default(),
-        roles,
-        role_bindings,
+        secret_rights,
+        command_rights,
         claims,
         deployments,
         stateful_sets,
@@ -108,20 +108,23 @@ pub fn start(client: &Client, tasks: &mut JoinSet<()>) -> (Stores, Arc<Queues>) 
     tasks.spawn(run(guarded(client, all.clone()), sessions_writer, move |object| d.session(object)));
     let d = dependents.clone();
     let restores = guarded(client, all.clone());
-    tasks.spawn(run(restores, restores_writer, move |object| d.queues.restores.wake(ObjectRef::from_obj(object))));
+    tasks.spawn(run(restores, restores_writer, move |object| d.restore(object)));
     let d = dependents.clone();
     let jobs = guarded(client, ours.clone()).modify(slim_job);
     tasks.spawn(run(jobs, jobs_writer, move |object: &Job| d.of_session(object)));
     let d = dependents.clone();
     let pods = guarded(client, ours).modify(slim_pod);
     tasks.spawn(run(pods, pods_writer, move |object: &Pod| d.of_session(object)));
-    let d = dependents.clone();
-    // What was made is found again by its name, wherever it is.
-    let of_role = all.clone().fields(&format!("metadata.name={}", role::ROLE));
-    tasks.spawn(run(guarded(client, of_role.clone()), roles_writer, move |object: &Role| d.right(object)));
-    let d = dependents.clone();
-    let bindings = guarded(client, of_role);
-    tasks.spawn(run(bindings, role_bindings_writer, move |object: &RoleBinding| d.right(object)));
+    for (right, (roles, bindings)) in
+        [(Right::Secrets, secret_rights_writers), (Right::Commands, command_rights_writers)]
+    {
+        // What was made is found again by its name, wherever it is.
+        let of_name = all.clone().fields(&format!("metadata.name={}", right.role()));
+        let d = dependents.clone();
+        tasks.spawn(run(guarded(client, of_name.clone()), roles, move |object: &Role| d.right(right, object)));
+        let d = dependents.clone();
+        tasks.spawn(run(guarded(client, of_name), bindings, move |object: &RoleBinding| d.right(right, object)));
+    }
     let d = dependents.clone();
     let claims = metadata::<PersistentVolumeClaim>(client, all.clone());
     tasks.spawn(run(claims, claims_writer, move |object| {
@@ -144,6 +147,12 @@ pub fn start(client: &Client, tasks: &mut JoinSet<()>) -> (Stores, Arc<Queues>) 
     tasks.spawn(run(snapshots, snapshots_writer, move |object| d.queues.snapshots.wake(ObjectRef::from_obj(object))));
     tasks.spawn(run(metadata(client, all), namespaces_writer, move |object| dependents.namespace(object)));
     (stores, queues)
+}
+
+/// The stores of what is made for a right, and who fills them.
+fn made() -> (Made, (Writer<Role>, Writer<RoleBinding>)) {
+    let ((roles, roles_writer), (bindings, bindings_writer)) = (reflector::store(), reflector::store());
+    (Made { roles, bindings }, (roles_writer, bindings_writer))
 }
 
 /// Watches a kind; an object that cannot be read is left out, and said once for each version.
@@ -271,7 +280,13 @@ impl Dependents {
         if let Some(repository) = repository_ref(configuration) {
             self.queues.repositories.wake(repository);
         }
+        self.commands(&configuration.namespace().unwrap_or_default(), rights::has_command(configuration));
         self.queues.configurations.wake(reference);
+    }
+
+    fn restore(&self, session: &RestoreSession) {
+        self.commands(&session.namespace().unwrap_or_default(), rights::will_run_command(session));
+        self.queues.restores.wake(ObjectRef::from_obj(session));
     }
 
     fn session(&self, session: &BackupSession) {
@@ -347,7 +362,7 @@ impl Dependents {
             let (stores, granted) = (self.stores.clone(), reference.clone());
             let is_granted = move || {
                 let namespace = granted.namespace.as_deref().unwrap_or_default();
-                role::granted(namespace, &stores).contains(&granted.name)
+                rights::granted(namespace, &stores).contains(&granted.name)
             };
             let dependents = self.clone();
             let changed = move |secret: &ObjectRef<Secret>| dependents.secret(secret);
@@ -357,12 +372,25 @@ impl Dependents {
         self.queues.namespaces.wake(ObjectRef::new(namespace));
     }
 
-    /// The right to read the Secrets of a namespace came, changed or went.
-    fn right<K: Resource<DynamicType = ()>>(&self, object: &K) {
+    /// A right in a namespace came, changed or went.
+    fn right<K: Resource<DynamicType = ()>>(&self, right: Right, object: &K) {
         let namespace = object.meta().namespace.as_deref().unwrap_or_default();
-        // A Repository may have gone while nobody watched; then the Role is what tells.
-        self.named_secrets(namespace);
-        self.stores.secrets.retry(namespace, &role::granted(namespace, &self.stores));
+        match right {
+            Right::Secrets => {
+                // A Repository may have gone while nobody watched; then the Role is what tells.
+                self.named_secrets(namespace);
+                self.stores.secrets.retry(namespace, &rights::granted(namespace, &self.stores));
+            }
+            Right::Commands => self.queues.namespaces.wake(ObjectRef::new(namespace)),
+        }
+    }
+
+    /// Something came, changed or went that may run commands in `namespace`.
+    fn commands(&self, namespace: &str, needed: bool) {
+        let role = as_ref_of(Right::Commands.role(), Some(namespace));
+        if needed || self.stores.command_rights.roles.get(&role).is_some() {
+            self.queues.namespaces.wake(ObjectRef::new(namespace));
+        }
     }
 
     fn target<K: Resource<DynamicType = ()>>(&self, kind: &str, object: &K) {

@@ -134,6 +134,17 @@ impl KeptMount {
         stash_fs().arg("umount").args(arguments).arg(self.path()).output().unwrap()
     }
 
+    /// Unmounts it with `stash-fs umount`, once nothing of it is open: a child that another test is just starting has a copy of every file
+    /// that was open here until it is another program.
+    pub fn umount_when_free(&self) {
+        wait_for("the mount to be unmounted", || {
+            let output = self.umount(&[]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() || said.contains("in use"), "{said}");
+            output.status.success().then_some(())
+        });
+    }
+
     /// Waits until no process of this mount is left.
     pub fn wait_for_the_end(&self) {
         wait_for("the end of daemon and keeper", || self.processes().is_empty().then_some(()));

@@ -276,7 +276,7 @@ fn soak_no_reader_notices_that_daemon_or_keeper_are_killed() {
     }
     let errors = readers.end();
     assert!(errors.is_empty(), "{errors:?}\n{}", mount.log());
-    assert!(mount.umount(&[]).status.success());
+    mount.umount_when_free();
     mount.wait_for_the_end();
 }
 
@@ -318,8 +318,7 @@ fn test_both_killed_is_a_clean_end() {
     rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
     assert!(file.read_at(&mut [0; 16], 0).is_err());
     drop(file);
-    // A child that another test is just starting has a copy of the file until it is another program.
-    wait_for("the dead mount to be unmounted", || mount.umount(&[]).status.success().then_some(()));
+    mount.umount_when_free();
     assert_eq!(mounted_device(mount.path()), None);
 }
 
@@ -330,7 +329,7 @@ fn test_both_end_with_the_mount() {
     let first = mount(&restic, &[]);
     first.kill_daemon();
     first.kill_keeper();
-    assert!(first.umount(&[]).status.success());
+    first.umount_when_free();
     first.wait_for_the_end();
     let second = mount(&restic, &[]);
     second.kill_daemon();

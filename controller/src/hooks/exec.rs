@@ -2,13 +2,23 @@
 //!
 //! What a command prints is thrown away: nobody knows whether it is a secret. Its exit code is told.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
-use kube::Api;
-use kube::api::AttachParams;
+use kube::api::{AttachParams, AttachedProcess};
+use kube::client::UpgradeConnectionError;
+use kube::{Api, Error};
+use tokio::time::{Instant, sleep};
 
 /// How long a text of a container runtime may be in a status.
 const TEXT_LIMIT: usize = 256;
+/// How long the right to run commands is waited for: it is given to a namespace when the first hook appears there that is one.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// What the API server answers to who may not.
+const FORBIDDEN: u16 = 403;
+/// The first pause between two tries without that right; each is twice as long as the one before.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs a command and waits for its end.
 ///
@@ -17,8 +27,7 @@ const TEXT_LIMIT: usize = 256;
 /// It ended badly, or did not begin: a sentence for the user.
 pub async fn exec(pods: &Api<Pod>, pod: &str, container: &str, command: Vec<String>) -> Result<(), String> {
     let parameters = AttachParams::default().container(container).stdin(false).stdout(true).stderr(true);
-    let started = pods.exec(pod, command, &parameters).await;
-    let mut process = started.map_err(|error| format!("the command was not started: {error}"))?;
+    let mut process = start(pods, pod, command, &parameters).await?;
     let status = process.take_status();
     let (stdout, stderr) = (process.stdout(), process.stderr());
     let drain_stdout = async {
@@ -40,6 +49,38 @@ pub async fn exec(pods: &Api<Pod>, pod: &str, container: &str, command: Vec<Stri
     };
     let (told, (), ()) = tokio::join!(told, drain_stdout, drain_stderr);
     outcome(told.as_ref())
+}
+
+/// Starts a command, as soon as that is allowed.
+async fn start(
+    pods: &Api<Pod>,
+    pod: &str,
+    command: Vec<String>,
+    parameters: &AttachParams,
+) -> Result<AttachedProcess, String> {
+    let (begun, mut pause) = (Instant::now(), PAUSE);
+    loop {
+        match pods.exec(pod, command.clone(), parameters).await {
+            Ok(process) => return Ok(process),
+            Err(error) if !is_forbidden(&error) => return Err(format!("the command was not started: {error}")),
+            Err(_) if begun.elapsed() > PATIENCE => {
+                return Err(
+                    "the API server does not allow the controller to run commands in this namespace; see docs/hooks.md"
+                        .to_owned(),
+                );
+            }
+            Err(_) => sleep(pause).await,
+        }
+        pause *= 2;
+    }
+}
+
+fn is_forbidden(error: &Error) -> bool {
+    match error {
+        Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) => status.as_u16() == FORBIDDEN,
+        Error::Api(status) => status.code == FORBIDDEN,
+        _ => false,
+    }
 }
 
 /// Tells from what the kubelet says how a command ended.

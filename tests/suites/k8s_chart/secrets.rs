@@ -10,6 +10,8 @@ use super::{ACCOUNT, Helm, NAMESPACE, chart, get, merge, merged, names, server, 
 
 /// The name of the Role and of its binding.
 const ROLE: &str = "stash-fs-repositories";
+/// The same, where hooks are commands.
+const HOOKS: &str = "stash-fs-hooks";
 /// How soon a change of a Secret shows.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -178,8 +180,11 @@ fn test_the_account_gives_itself_no_other_right() {
         merge(&mut rule, more);
         role("shop", json!({ "rules": [rule] }))
     };
-    let (reads_only, named) = ("Roles that read Secrets only", "Roles that name each Secret only");
-    let (binds, own) = ("binds the Role stash-fs-repositories only", "binds Roles to its own account only");
+    let (reads_only, named) = (
+        "Roles stash-fs-repositories that read Secrets only",
+        "Roles stash-fs-repositories that name each Secret only",
+    );
+    let (binds, own) = ("binds a Role by the binding of its name only", "binds Roles to its own account only");
     let subject = |kind: &str, name: &str, namespace: Value| {
         let mut subject = json!({"kind": kind, "name": name});
         merge(&mut subject, json!({ "namespace": namespace }));
@@ -187,6 +192,9 @@ fn test_the_account_gives_itself_no_other_right() {
     };
     let us = subject("ServiceAccount", ACCOUNT, json!(NAMESPACE));
     let to = |subjects: Value| binding("shop", json!({ "subjects": subjects }));
+    let (runs, label) =
+        ("Roles stash-fs-hooks that run commands in pods only", "is for the Role stash-fs-hooks and its binding only");
+    let of_hooks = json!({"metadata": {"labels": {"app.kubernetes.io/component": "hooks"}}});
     let cluster = json!({"metadata": {"namespace": null}});
     let of_cluster = |mut object: Value, kind: &str| {
         merge(&mut object, cluster.clone());
@@ -208,7 +216,10 @@ fn test_the_account_gives_itself_no_other_right() {
         (rule(json!({"resourceNames": ["a", ""]})), Some(named)),
         (role("shop", json!({"rules": []})), Some(reads_only)),
         (role("shop", json!({"rules": [good["rules"][0], good["rules"][0]]})), Some(reads_only)),
-        (role("shop", json!({"metadata": {"name": "another"}})), Some("of the name stash-fs-repositories only")),
+        (
+            role("shop", json!({"metadata": {"name": "another"}})),
+            Some("of the names stash-fs-repositories and stash-fs-hooks only"),
+        ),
         (role("default", json!({})), Some("no params found")),
         (role("default", json!({"metadata": {"labels": null}})), Some("with the label app.kubernetes.io/managed-by")),
         (
@@ -216,7 +227,10 @@ fn test_the_account_gives_itself_no_other_right() {
             Some("with the label app.kubernetes.io/managed-by"),
         ),
         (binding("shop", json!({})), None),
-        (binding("shop", json!({"metadata": {"name": "another"}})), Some("of the name stash-fs-repositories only")),
+        (
+            binding("shop", json!({"metadata": {"name": "another"}})),
+            Some("of the names stash-fs-repositories and stash-fs-hooks only"),
+        ),
         (binding("shop", json!({"roleRef": {"name": "another"}})), Some(binds)),
         (binding("shop", json!({"roleRef": {"kind": "ClusterRole"}})), Some(binds)),
         (to(json!([subject("ServiceAccount", "default", json!(NAMESPACE))])), Some(own)),
@@ -225,6 +239,33 @@ fn test_the_account_gives_itself_no_other_right() {
         (to(json!([us, subject("User", "jane", Value::Null)])), Some(own)),
         (to(json!([])), Some(own)),
         (binding("default", json!({})), Some("no params found")),
+        // Hooks are of namespaces without a Repository too, and the label that says so is theirs alone.
+        (hooks("default", json!({})), None),
+        (hooks_binding("default", json!({})), None),
+        (
+            hooks(
+                "default",
+                json!({"rules": [{"apiGroups": [""], "resources": ["pods/exec", "secrets"], "verbs": ["get"]}]}),
+            ),
+            Some(runs),
+        ),
+        (
+            hooks("default", json!({"rules": [{"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["*"]}]})),
+            Some(runs),
+        ),
+        (
+            hooks("default", json!({"rules": [{"apiGroups": ["*"], "resources": ["pods/exec"], "verbs": ["get"]}]})),
+            Some(runs),
+        ),
+        (hooks("default", json!({"rules": []})), Some(runs)),
+        (hooks("default", json!({"rules": good["rules"]})), Some(runs)),
+        (hooks(NAMESPACE, json!({})), Some("runs no commands in its own namespace")),
+        (hooks_binding(NAMESPACE, json!({})), Some("runs no commands in its own namespace")),
+        (hooks_binding("shop", json!({"roleRef": {"name": ROLE}})), Some(binds)),
+        (hooks_binding("default", json!({"subjects": [subject("User", "jane", Value::Null)]})), Some(own)),
+        (role("default", of_hooks.clone()), Some(label)),
+        (binding("default", of_hooks), Some(label)),
+        (hooks("shop", json!({"metadata": {"labels": {"app.kubernetes.io/component": null}}})), Some(label)),
         (of_cluster(good.clone(), "ClusterRole"), Some("no roles of the cluster")),
         (
             of_cluster(binding("shop", json!({"roleRef": {"kind": "ClusterRole"}})), "ClusterRoleBinding"),
@@ -267,6 +308,74 @@ fn binding(namespace: &str, more: Value) -> Value {
         "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}]});
     merge(&mut binding, more);
     binding
+}
+
+/// What is made where a hook is a command.
+fn of_hooks(object: Value, more: Value) -> Value {
+    let labels = json!({"app.kubernetes.io/component": "hooks"});
+    merged(merged(object, json!({"metadata": {"name": HOOKS, "labels": labels}})), more)
+}
+
+fn hooks(namespace: &str, more: Value) -> Value {
+    let rule = json!({"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["get", "create"]});
+    of_hooks(role(namespace, json!({ "rules": [rule] })), more)
+}
+
+fn hooks_binding(namespace: &str, more: Value) -> Value {
+    of_hooks(binding(namespace, json!({"roleRef": {"name": HOOKS}})), more)
+}
+
+#[test]
+fn test_commands_are_allowed_where_hooks_are_some() {
+    let server = server();
+    let (helm, kubectl) = (Helm::of(&server), server.kubectl());
+    helm.release("install", &chart(), &[]).unwrap();
+    kubectl.wait_for_definitions();
+    let kubeconfig = kubeconfig_of(kubectl, NAMESPACE, ACCOUNT);
+    let account = Kubectl::new(kubeconfig.clone());
+    let log = server_log(&helm);
+    let controller = Controller::start_as(&kubeconfig, &log, &["--jitter=0s", "--namespace", NAMESPACE]);
+    let (shop, bank) = (server.namespace(), server.namespace());
+    let runs = |namespace: &Namespace<'_>| {
+        ["get", "create"].map(|verb| {
+            account.try_run(&["-n", namespace.name(), "auth", "can-i", verb, "pods", "--subresource=exec"], "").is_ok()
+        })
+    };
+    let (none, both) = ([false, false], [true, true]);
+    // No Repository is there, and none is needed: it may be another namespace's.
+    let hooked = |kind: &str, name: &str, hooks: Value| {
+        let target = json!({"ref": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "name": "data"}});
+        let mut spec = json!({"repository": {"name": "r", "namespace": "elsewhere"}, "target": target, "hooks": hooks});
+        if kind == "BackupConfiguration" {
+            merge(
+                &mut spec,
+                json!({"schedule": "0 0 29 2 *", "retentionPolicy": {"name": "keep", "keepLast": 1, "prune": true}}),
+            );
+        }
+        json!({"apiVersion": "stash.appscode.com/v1beta1", "kind": kind, "metadata": {"name": name}, "spec": spec})
+    };
+    let (command, request) = (json!({"exec": {"command": ["sync"]}}), json!({"tcpSocket": {"port": 80}}));
+    shop.apply(hooked("BackupConfiguration", "one", json!({ "preBackup": request })));
+    bank.apply(hooked("RestoreSession", "one", json!({ "postRestore": command })));
+    wait_until("the right for a restore", || (runs(&bank) == both).then_some(()));
+    assert_eq!(runs(&shop), none);
+    shop.apply(hooked("BackupConfiguration", "one", json!({ "preBackup": request, "postBackup": command })));
+    wait_until("the right for a backup", || (runs(&shop) == both).then_some(()));
+    // With the last of them it goes.
+    shop.run(&["delete", "role", HOOKS]);
+    wait_until("the Role to be there again", || (runs(&shop) == both).then_some(()));
+    shop.apply(hooked("BackupConfiguration", "two", json!({ "preBackup": command })));
+    shop.run(&["delete", "backupconfiguration", "one"]);
+    shop.apply(hooked("BackupConfiguration", "two", json!({ "preBackup": request })));
+    wait_until("the right to go", || (runs(&shop) == none).then_some(()));
+    assert_eq!(runs(&bank), both);
+    controller.kill();
+    bank.run(&["delete", "restoresession", "one"]);
+    let controller = Controller::start_as(&kubeconfig, &log, &["--jitter=0s", "--namespace", NAMESPACE]);
+    wait_until("the right to go after a restart", || (runs(&bank) == none).then_some(()));
+    let told = controller.log();
+    assert!(!told.contains("forbidden") && !told.contains("denied"), "{told}");
+    assert!(controller.stop());
 }
 
 #[test]
