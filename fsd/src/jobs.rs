@@ -1,7 +1,8 @@
 //! What a Kubernetes Job of ours runs: reads a spec, works on a repository, leaves a report.
 //!
 //! A Job has no rights at the API server: what it shall do is a file ([`stash_proto::job`]), the Repository's Secret is a
-//! directory of files, and what it did is the container's termination message. Nothing is taken from the environment.
+//! directory of files, and what it did is the container's termination message. Nothing is taken from the environment. A restore
+//! of snapshots that the Job mounts opens no repository and has no Secret.
 //!
 //! * `secret`, `access`: from spec and Secret to an opened repository.
 //! * `backup`, `maintain`, `restore`: the work, by the same calls as the verbs of the command line.
@@ -52,8 +53,8 @@ const SPEC_LIMIT_BYTES: u64 = 2 << 20;
 pub(crate) struct Places {
     /// What to do.
     pub(crate) spec: PathBuf,
-    /// The Secret, one file a key.
-    pub(crate) secret: PathBuf,
+    /// The Secret, one file a key; not needed where no repository is opened.
+    pub(crate) secret: Option<PathBuf>,
     /// Where the report goes.
     pub(crate) report: PathBuf,
 }
@@ -112,7 +113,11 @@ fn carry_out(places: &Places, interrupt: &Interrupt, done: &Done) -> Result<(), 
         JobTask::Restore(task) => priority::set(task.nice, task.ionice),
         JobTask::Maintain(_) => {}
     }
-    let secret = Secret::read(&places.secret)?;
+    let secret = match &places.secret {
+        _ if !spec.opens_repository() => None,
+        Some(secret) => Some(Secret::read(secret)?),
+        None => return Err(no_secret()),
+    };
     let runtime = cli::runtime().map_err(|error| JobError::new(ErrorCode::Internal, error.message))?;
     let result = runtime.block_on(async {
         tokio::select! {
@@ -154,11 +159,17 @@ async fn overdue(interrupt: &Interrupt, came: &AtomicBool) -> JobError {
     JobError::new(ErrorCode::Disrupted, format!("{}; {left}", error::STOPPED))
 }
 
-async fn work(spec: &JobSpec, secret: Secret, interrupt: &Interrupt, done: &Done) -> Result<(), JobError> {
-    let job = Job::new(spec, secret, interrupt);
-    match &spec.task {
-        JobTask::Backup(task) => backup::run(task, &job, done).await,
-        JobTask::Maintain(task) => maintain::run(task, &job, done).await,
-        JobTask::Restore(task) => restore::run(task, &job, done).await,
+async fn work(spec: &JobSpec, secret: Option<Secret>, interrupt: &Interrupt, done: &Done) -> Result<(), JobError> {
+    let job = secret.map(|secret| Job::new(spec, secret, interrupt));
+    match (&spec.task, &job) {
+        (JobTask::Backup(task), Some(job)) => backup::run(task, job, done).await,
+        (JobTask::Maintain(task), Some(job)) => maintain::run(task, job, done).await,
+        (JobTask::Restore(task), Some(job)) => restore::run(task, job, done).await,
+        (JobTask::Restore(task), None) => restore::run_mounted(task, interrupt, done).await,
+        (JobTask::Backup(_) | JobTask::Maintain(_), None) => Err(no_secret()),
     }
+}
+
+fn no_secret() -> JobError {
+    JobError::new(ErrorCode::BadSecret, "the Repository's Secret: --secret does not say where it is")
 }

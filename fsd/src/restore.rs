@@ -1,25 +1,34 @@
-//! Restoring: copies trees of a repository into a directory. No FUSE in between.
+//! Restoring: copies a snapshot into a directory. It comes from the trees of a repository, with no FUSE in between, or from a
+//! directory in which it is mounted ([`Source`]), so that whoever restores needs no credentials and shares the node's cache.
 //!
 //! How it goes: a planner walks the snapshot, makes directories and whatever has no content, and decides by what is there
-//! already (see [`decide`]); files go in batches to workers that fetch blobs in the order in which they lie in packs,
-//! several runs at once, and write them to their places. A batch's hard links and the metadata of the directories that it
+//! already (see [`decide`]); files go in batches to workers. Of a repository these fetch blobs in the order in which they lie in
+//! packs, several runs at once, and write them to their places ([`content`]); of what is mounted they read ranges ([`ranges`]). A batch's hard links and the metadata of the directories that it
 //! completes follow when its files are done, and batches end in order: so a directory's times are set last.
 //!
 //! Invariants:
 //! * Nothing outside the target is touched: every path is opened from the target's descriptor without following symbolic
-//!   links ([`target`]), and names with `/` or `..` never leave the tree decoder.
+//!   links ([`root`]), and names with `/` or `..` never leave the tree decoder.
 //! * A file stands under its real name only when it is whole: it is written as `.stash-fs.<hash>.part` beside it and renamed.
-//!   The hash is that of path and content, so that a rerun finds the part, checks what it holds and goes on.
+//!   The hash is that of path and content (size and time where it is mounted), so that a rerun finds the part, checks what it holds
+//!   and goes on.
 //! * What fails is named, counted and does not end the rest. Memory is bounded by the batches in flight.
 
+mod after;
 mod batch;
 mod content;
 mod decide;
 mod delete;
+mod entry;
 mod meta;
+mod mounted;
 mod plan;
-mod target;
+mod ranges;
+mod root;
+mod special;
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -27,10 +36,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use clap::ValueEnum;
 use futures::StreamExt as _;
 use futures::stream;
-use stash_repo::Repository;
+use rustix::fs::FileType;
+use rustix::io::Errno;
+use stash_repo::{NodeKind, Repository};
 
 use crate::filter::Filter;
-use crate::walk::Located;
+use crate::walk::{Located, Visited};
+use entry::{Entry, Start};
+use mounted::Found;
+use root::Root;
 
 pub use meta::Owner;
 
@@ -54,7 +68,69 @@ pub enum Overwrite {
     Never,
 }
 
-/// What is restored, where and how.
+/// Where it comes from: the content of a directory goes into the target, anything else under its name.
+#[derive(Debug)]
+pub enum Source {
+    /// What a path of a snapshot names.
+    Stored {
+        /// The repository that holds it.
+        repository: Repository,
+        /// What is restored.
+        from: Located,
+    },
+    /// A directory in which a snapshot or a part of it is mounted. It is only read.
+    Mounted {
+        /// The directory.
+        directory: OwnedFd,
+        /// The one entry of it that is restored, where that is no directory.
+        name: Option<Vec<u8>>,
+    },
+}
+
+impl Source {
+    /// Finds what a path names in a snapshot that is mounted at `root`; nothing if it is not there. Links are not followed.
+    ///
+    /// # Errors
+    /// What is mounted does not tell.
+    pub fn mounted(root: OwnedFd, path: &[u8]) -> io::Result<Option<Self>> {
+        let root = Root::from(root);
+        let names = path.split(|&b| b == b'/').filter(|name| !name.is_empty() && *name != b".");
+        let path: Vec<u8> = names.flat_map(|name| [b"/", name]).flatten().copied().collect();
+        if path.is_empty() {
+            return Ok(Some(Self::Mounted { directory: root.dir(b"")?, name: None }));
+        }
+        let (directory, name) = match root.parent(&path) {
+            Ok(found) => found,
+            Err(error) if is_nothing_there(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Ok(match root::look(&directory, &name)? {
+            None => None,
+            Some(stat) if root::file_type(&stat) == FileType::Directory => {
+                Some(Self::Mounted { directory: root.dir(&path)?, name: None })
+            }
+            Some(_) => Some(Self::Mounted { directory, name: Some(name.into_bytes()) }),
+        })
+    }
+
+    /// Returns whether it is a directory.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        match self {
+            Self::Stored { from: Located::Root(_), .. } | Self::Mounted { name: None, .. } => true,
+            Self::Stored { from: Located::Entry(entry), .. } => entry.node().kind() == NodeKind::Dir,
+            Self::Mounted { name: Some(_), .. } => false,
+        }
+    }
+}
+
+/// Whether a path leads nowhere: also through a file or a link.
+fn is_nothing_there(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    [Errno::NOENT, Errno::NOTDIR, Errno::LOOP].iter().any(|errno| code == Some(errno.raw_os_error()))
+}
+
+/// What of it, where to and how.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The directory, made if need be. It may be a symbolic link; what is below it is never followed.
@@ -139,8 +215,11 @@ pub enum RestoreError {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
+    /// What is mounted.
+    #[error("look at what is mounted: {0}")]
+    Mounted(io::Error),
     /// What is to be restored is a directory without a tree.
     #[error("the directory has no tree in the repository")]
     NoTree,
@@ -161,19 +240,36 @@ struct Counters {
     xattr_noted: AtomicBool,
 }
 
+/// What is read from.
+#[derive(Clone)]
+enum Origin {
+    /// Where blobs and trees are.
+    Repository(Repository),
+    /// A directory in which a snapshot is mounted.
+    Mounted(Arc<Root>),
+}
+
 /// What all workers share.
 struct Shared {
-    repository: Repository,
-    target: target::Target,
+    origin: Origin,
+    target: Root,
     options: Options,
     observer: Arc<dyn Observer>,
     counters: Counters,
     privileged: bool,
-    /// How many groups of blobs are fetched or written at once.
+    /// How many groups of blobs, or ranges of files, are fetched or written at once.
     groups: Arc<tokio::sync::Semaphore>,
 }
 
 impl Shared {
+    /// Returns the repository. Nothing of what is mounted asks for it.
+    fn repository(&self) -> io::Result<&Repository> {
+        match &self.origin {
+            Origin::Repository(repository) => Ok(repository),
+            Origin::Mounted(_) => Err(io::Error::other("what is mounted has no repository")),
+        }
+    }
+
     fn done(&self, action: Action, path: &[u8], bytes: u64) {
         let (files, sum) = match action {
             Action::Restored | Action::Updated => (&self.counters.files_restored, Some(&self.counters.bytes_restored)),
@@ -213,34 +309,71 @@ impl Shared {
     }
 }
 
-/// Restores what `from` names: the content of a directory into the target, or one entry under its name.
+/// What a source is: its repository or its directory, and where to begin.
+fn begin(source: Source) -> Result<(Origin, Start), RestoreError> {
+    match source {
+        Source::Stored { repository, from } => {
+            let start = match from {
+                Located::Root(tree) => Start::Tree(repository.clone(), tree, None),
+                Located::Entry(entry) if entry.node().kind() == NodeKind::Dir => {
+                    let tree = entry.node().subtree().ok_or(RestoreError::NoTree)?;
+                    Start::Tree(repository.clone(), tree, Some(entry))
+                }
+                Located::Entry(entry) => {
+                    let path = [b"/", entry.node().name()].concat();
+                    Start::Single(Entry::Stored(Visited { path, ..entry }))
+                }
+            };
+            Ok((Origin::Repository(repository), start))
+        }
+        Source::Mounted { directory, name } => {
+            let root = Arc::new(Root::from(directory));
+            let start = match name {
+                None => Start::Directory(root.clone()),
+                Some(name) => {
+                    let found = Found::at(&root, [b"/", name.as_slice()].concat());
+                    Start::Single(Entry::Mounted(found.map_err(RestoreError::Mounted)?))
+                }
+            };
+            Ok((Origin::Mounted(root), start))
+        }
+    }
+}
+
+/// Restores a source: the content of a directory into the target, or one entry under its name.
 ///
 /// # Errors
 /// The target cannot be opened, or there is nothing to restore. What fails later is named to the observer and counted.
-pub async fn restore(
-    repository: &Repository,
-    from: Located,
-    options: Options,
-    observer: Arc<dyn Observer>,
-) -> Result<Report, RestoreError> {
-    let target = target::Target::open(&options.target, options.dry_run)
+pub async fn restore(source: Source, options: Options, observer: Arc<dyn Observer>) -> Result<Report, RestoreError> {
+    let (origin, start) = begin(source)?;
+    let target = Root::open(&options.target, options.dry_run)
         .map_err(|source| RestoreError::Target { path: options.target.clone(), source })?;
-    let privileged = rustix::process::geteuid().is_root();
+    let in_flight = match origin {
+        Origin::Repository(_) => content::GROUPS_IN_FLIGHT,
+        Origin::Mounted(_) => ranges::IN_FLIGHT,
+    };
     let shared = Arc::new(Shared {
-        repository: repository.clone(),
+        origin,
         target,
         options,
         observer,
         counters: Counters::default(),
-        privileged,
-        groups: Arc::new(tokio::sync::Semaphore::new(content::GROUPS_IN_FLIGHT)),
+        privileged: rustix::process::geteuid().is_root(),
+        groups: Arc::new(tokio::sync::Semaphore::new(in_flight)),
     });
-    let tree = from.tree();
+    let (start, handle) = (Arc::new(start), tokio::runtime::Handle::current());
     let (batches, queue) = tokio::sync::mpsc::channel(1);
-    let handle = tokio::runtime::Handle::current();
     let planner = tokio::task::spawn_blocking({
-        let shared = shared.clone();
-        move || plan::run(&shared, &from, &batches, &handle)
+        let (shared, start, handle) = (shared.clone(), start.clone(), handle.clone());
+        move || plan::run(&shared, &start, &batches, &handle)
+    });
+    let counter = tokio::task::spawn_blocking({
+        let (shared, start) = (shared.clone(), start.clone());
+        move || {
+            if let Some(walker) = start.walker(&handle).filter(|_| shared.observer.wants_total()) {
+                plan::count(&shared, walker);
+            }
+        }
     });
     let work = stream::unfold(queue, |mut queue| async { queue.recv().await.map(|batch| (batch, queue)) })
         .map(|batch| tokio::spawn(content::run(shared.clone(), batch)))
@@ -249,16 +382,12 @@ pub async fn restore(
             let shared = shared.clone();
             async move {
                 let batch = join(batch);
-                join(tokio::task::spawn_blocking(move || plan::finish(&shared, batch)).await);
+                join(tokio::task::spawn_blocking(move || after::finish(&shared, batch)).await);
             }
         });
-    let count = async {
-        if let Some(tree) = tree.filter(|_| shared.observer.wants_total()) {
-            plan::count(&shared, tree).await;
-        }
-    };
-    let (planned, (), ()) = tokio::join!(planner, work, count);
-    join(planned)?;
+    let (planned, (), counted) = tokio::join!(planner, work, counter);
+    join(planned).map_err(RestoreError::Mounted)?;
+    join(counted);
     Ok(shared.report())
 }
 

@@ -3,6 +3,7 @@
 mod ends;
 mod maintain;
 mod restore;
+mod restore_mounted;
 mod snapshots;
 mod store;
 mod wipe;
@@ -76,6 +77,15 @@ impl Files {
         let spec = self.folder.path().join("spec.json");
         fs::write(&spec, serde_json::to_vec(&self.spec).unwrap()).unwrap();
         self.command_on(&spec)
+    }
+
+    /// The call of a Job that has no Secret.
+    fn command_without_secret(&self) -> Command {
+        let spec = self.folder.path().join("spec.json");
+        fs::write(&spec, serde_json::to_vec(&self.spec).unwrap()).unwrap();
+        let mut command = stash_fs();
+        command.arg("job").arg("--spec").arg(spec).arg("--report").arg(self.report());
+        command
     }
 
     fn command_on(&self, spec: &Path) -> Command {

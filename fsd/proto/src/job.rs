@@ -16,7 +16,7 @@ pub use report::{
     BackupOutcome, Checked, ErrorCode, FileCounts, Forgotten, JobError, JobReport, MaintainOutcome, Outcome, Pruned,
     RestoreOutcome, SnapshotReport, Stats, Step, Unreadable, Wiped,
 };
-pub use restore::{RestoreSource, RestoreTask};
+pub use restore::{RESTORE_CAPABILITIES, RestoreSource, RestoreTask};
 pub use spec::{
     BackupTask, FORGET_LIMIT, IoNice, JobSpec, JobTask, MaintainTask, RepositoryAccess, Retention, SpecError,
 };

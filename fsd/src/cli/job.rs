@@ -13,9 +13,9 @@ pub struct Args {
     /// What to do, as JSON
     #[arg(long, value_name = "FILE")]
     spec: PathBuf,
-    /// The Repository's Secret: a directory with one file for each key
+    /// The Repository's Secret: a directory with one file for each key; not needed where all that is restored is mounted
     #[arg(long, value_name = "DIR")]
-    secret: PathBuf,
+    secret: Option<PathBuf>,
     /// Where the report is left, as JSON
     #[arg(long, value_name = "FILE")]
     report: PathBuf,

@@ -12,7 +12,7 @@ use super::select::{SnapshotFilter, split_spec};
 use super::units::{format_bytes, format_duration};
 use super::{CliError, CliResult, Context, Exit, Interrupt};
 use crate::filter::Filter;
-use crate::restore::{Action, Observer, Options, Overwrite, Owner, Report, restore};
+use crate::restore::{Action, Observer, Options, Overwrite, Owner, Report, Source, restore};
 use crate::walk::locate;
 
 /// The arguments of `restore`.
@@ -198,7 +198,7 @@ pub(super) async fn run(args: Args, context: &Context) -> CliResult<Exit> {
         owner: if args.no_owner { Owner::Own } else { args.owner.unwrap_or_default() },
         root_metadata: false,
     };
-    let result = restore(&repository, from, options, screen.clone()).await;
+    let result = restore(Source::Stored { repository, from }, options, screen.clone()).await;
     screen.progress.finish();
     let report = result.map_err(|error| CliError::failure(error.to_string()))?;
     summary(&report, &screen, &mut out)?;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use stash_repo::{BlobId, PackId, TreeId};
+use stash_repo::{BlobId, PackId, Timestamp};
 
 use super::Action;
+use super::entry::{Entry, Keep};
 use super::meta::Meta;
-use crate::walk::Visited;
 
 /// Files in a batch: enough that neighbours in a pack meet.
 pub(super) const MAX_FILES: usize = 512;
@@ -25,7 +25,7 @@ const GROUP_PIECES: usize = 1024;
 pub(super) enum Check {
     /// Nothing: all is fetched. There may be a part of an earlier run.
     Part,
-    /// A file with the right size stands there: it may be the same, or hold some of the blobs.
+    /// A file with the right size stands there: it may be the same, or hold some of the content.
     Existing,
 }
 
@@ -36,10 +36,9 @@ pub(super) struct FileJob {
     pub(super) path: Vec<u8>,
     /// The part's name beside it.
     pub(super) part: std::ffi::CString,
-    /// Where it comes from; holds the list of its blobs.
-    pub(super) source: Visited,
-    pub(super) meta: Meta,
-    /// The sum of its blobs.
+    /// Where it comes from; knows its content and metadata.
+    pub(super) source: Entry,
+    /// How long its content is.
     pub(super) size: u64,
     pub(super) check: Check,
     /// What is told when it is done.
@@ -61,22 +60,26 @@ pub(super) struct State {
     pub(super) failed: Option<String>,
     /// All of the existing file was found to be right.
     pub(super) same: bool,
+    /// Something of the existing file was found to be different.
+    pub(super) different: bool,
 }
 
 impl FileJob {
-    #[expect(clippy::too_many_arguments, reason = "a plain constructor; each is a field")]
     pub(super) fn new(
-        path: Vec<u8>,
         part: std::ffi::CString,
-        source: Visited,
-        meta: Meta,
+        source: Entry,
         size: u64,
         pieces: usize,
         check: Check,
         action: Action,
     ) -> Self {
-        let remaining = AtomicUsize::new(pieces);
-        Self { path, part, source, meta, size, check, action, remaining, state: Mutex::default() }
+        let (path, remaining) = (source.path().to_vec(), AtomicUsize::new(pieces));
+        Self { path, part, source, size, check, action, remaining, state: Mutex::default() }
+    }
+
+    /// Begins anew with all pieces.
+    pub(super) fn restart(&self, pieces: usize) {
+        self.remaining.store(pieces, Ordering::Release);
     }
 
     /// Counts pieces as dealt with; returns whether the file is complete now.
@@ -113,14 +116,14 @@ pub(super) struct Piece {
 #[derive(Debug)]
 pub(super) enum After {
     /// One more name of a file.
-    Link { path: Vec<u8>, to: Vec<u8>, meta: Meta },
+    Link { path: Vec<u8>, to: Vec<u8>, mtime: Timestamp },
     /// All in a directory is done.
     Leave {
         path: Vec<u8>,
         /// Its metadata, where it gets any.
         meta: Option<Meta>,
-        /// Its tree, where what is not in it is removed.
-        keep: Option<TreeId>,
+        /// What is in it, where everything else is removed.
+        keep: Option<Keep>,
         /// It was there before: parts of earlier runs may lie in it.
         existed: bool,
     },

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use stash_repo::{BlobData, BlobId, BlobKind, Id, RepoResult};
+use stash_repo::{BlobData, BlobId, BlobKind, Id, RepoResult, Repository};
 
 use super::batch::{Batch, Check, FileJob, Piece, groups};
 use super::delete::clear_way;
-use super::target::{file_type, look};
-use super::{Action, Shared};
+use super::entry::Entry;
+use super::root::{file_type, look};
+use super::{Action, Origin, Shared, ranges};
 
 /// Groups that are fetched or written at once, over all batches.
 pub(super) const GROUPS_IN_FLIGHT: usize = 4;
@@ -23,7 +24,14 @@ const PREALLOCATE_BYTES: u64 = 1 << 20;
 const HOLE_BYTES: usize = 4096;
 
 /// Writes all files of a batch. What fails is named; the batch is returned for what follows.
-pub(super) async fn run(shared: Arc<Shared>, mut batch: Batch) -> Batch {
+pub(super) async fn run(shared: Arc<Shared>, batch: Batch) -> Batch {
+    match shared.origin.clone() {
+        Origin::Repository(repository) => of_blobs(shared, repository, batch).await,
+        Origin::Mounted(_) => ranges::run(shared, batch).await,
+    }
+}
+
+async fn of_blobs(shared: Arc<Shared>, repository: Repository, mut batch: Batch) -> Batch {
     let pieces = std::mem::take(&mut batch.pieces);
     let files = Arc::new(std::mem::take(&mut batch.files));
     let missing = {
@@ -32,7 +40,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut batch: Batch) -> Batch {
     };
     let tasks: Vec<_> = groups(missing)
         .into_iter()
-        .map(|group| tokio::spawn(fetch_and_write(shared.clone(), files.clone(), group)))
+        .map(|group| tokio::spawn(fetch_and_write(shared.clone(), repository.clone(), files.clone(), group)))
         .collect();
     for task in tasks {
         super::join(task.await);
@@ -116,12 +124,23 @@ fn check_part(shared: &Shared, job: &FileJob, pieces: Vec<Piece>) -> Vec<Piece> 
     missing
 }
 
+/// Returns whether an open file holds just the content of an entry.
+///
+/// # Errors
+/// What is mounted cannot be read.
+pub(super) fn is_same(shared: &Shared, fd: &OwnedFd, entry: &Entry) -> io::Result<bool> {
+    match entry {
+        Entry::Stored(stored) => Ok(holds(shared.repository()?, fd, stored.node().content())),
+        Entry::Mounted(found) => ranges::is_same(found, fd),
+    }
+}
+
 /// Returns whether a file holds just these blobs.
-pub(super) fn holds(shared: &Shared, fd: &OwnedFd, content: &[BlobId]) -> bool {
+fn holds(repository: &Repository, fd: &OwnedFd, content: &[BlobId]) -> bool {
     let Ok(file) = fd.try_clone().map(std::fs::File::from) else { return false };
     let (mut offset, mut buffer) = (0, Vec::new());
     content.iter().all(|blob| {
-        let Ok(Some(len_bytes)) = shared.repository.blobs().plain_bytes(blob) else { return false };
+        let Ok(Some(len_bytes)) = repository.blobs().plain_bytes(blob) else { return false };
         buffer.resize(len_bytes as usize, 0);
         let right = file.read_exact_at(&mut buffer, offset).is_ok() && Id::hash(&buffer) == blob.0;
         offset += u64::from(len_bytes);
@@ -136,7 +155,7 @@ fn read_piece(file: &std::fs::File, piece: &Piece, buffer: &mut Vec<u8>) -> bool
 }
 
 /// Opens the file at a job's place if it is a regular one.
-fn open_existing(shared: &Shared, job: &FileJob) -> io::Result<OwnedFd> {
+pub(super) fn open_existing(shared: &Shared, job: &FileJob) -> io::Result<OwnedFd> {
     let (dir, name) = shared.target.parent(&job.path)?;
     open_regular(&dir, &name)
 }
@@ -153,7 +172,7 @@ pub(super) fn open_regular(dir: &OwnedFd, name: &std::ffi::CStr) -> io::Result<O
 }
 
 /// Returns the part: an open one, else one of an earlier run, else (with `create`) a new one.
-fn open_part(shared: &Shared, job: &FileJob, create: bool) -> io::Result<Option<Arc<OwnedFd>>> {
+pub(super) fn open_part(shared: &Shared, job: &FileJob, create: bool) -> io::Result<Option<Arc<OwnedFd>>> {
     let mut state = job.state.lock();
     if let Some(fd) = &state.fd {
         return Ok(Some(fd.clone()));
@@ -203,7 +222,12 @@ fn open_part(shared: &Shared, job: &FileJob, create: bool) -> io::Result<Option<
 }
 
 /// Fetches the blobs of a group together and writes them to all their places.
-async fn fetch_and_write(shared: Arc<Shared>, files: Arc<Vec<Arc<FileJob>>>, group: Vec<Piece>) {
+async fn fetch_and_write(
+    shared: Arc<Shared>,
+    repository: Repository,
+    files: Arc<Vec<Arc<FileJob>>>,
+    group: Vec<Piece>,
+) {
     // The semaphore is never closed.
     let Ok(_permit) = shared.groups.clone().acquire_owned().await else { return };
     let mut ids: Vec<BlobId> = Vec::with_capacity(group.len());
@@ -212,7 +236,7 @@ async fn fetch_and_write(shared: Arc<Shared>, files: Arc<Vec<Arc<FileJob>>>, gro
             ids.push(piece.blob);
         }
     }
-    let blobs = shared.repository.blobs().get_many(&ids, BlobKind::Data).await;
+    let blobs = repository.blobs().get_many(&ids, BlobKind::Data).await;
     let write = move || write_group(&shared, &files, &group, &ids, &blobs);
     super::join(tokio::task::spawn_blocking(write).await);
 }
@@ -266,7 +290,7 @@ fn write_piece(shared: &Shared, job: &FileJob, piece: &Piece, data: &[u8]) -> io
     Ok(())
 }
 
-fn write_all(fd: &OwnedFd, mut data: &[u8], mut offset: u64) -> io::Result<()> {
+pub(super) fn write_all(fd: &OwnedFd, mut data: &[u8], mut offset: u64) -> io::Result<()> {
     while !data.is_empty() {
         match rustix::io::pwrite(fd, data, offset) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -282,7 +306,7 @@ fn write_all(fd: &OwnedFd, mut data: &[u8], mut offset: u64) -> io::Result<()> {
 }
 
 /// Writes all but blocks of zeros, in runs as long as possible.
-fn write_sparse(fd: &OwnedFd, data: &[u8], offset: u64) -> io::Result<()> {
+pub(super) fn write_sparse(fd: &OwnedFd, data: &[u8], offset: u64) -> io::Result<()> {
     let misaligned = usize::try_from(offset % HOLE_BYTES as u64).unwrap_or(0);
     let mut run: Option<usize> = None;
     let mut at = 0;
@@ -306,7 +330,7 @@ fn write_sparse(fd: &OwnedFd, data: &[u8], offset: u64) -> io::Result<()> {
 }
 
 /// Gives a complete file its metadata and its name, or gives it up.
-fn finish(shared: &Shared, job: &FileJob) {
+pub(super) fn finish(shared: &Shared, job: &FileJob) {
     let (failed, same) = {
         let state = job.state.lock();
         (state.failed.clone(), state.same)
@@ -332,7 +356,7 @@ fn finish(shared: &Shared, job: &FileJob) {
 
 fn keep_existing(shared: &Shared, job: &FileJob) -> io::Result<()> {
     let existing = open_existing(shared, job)?;
-    job.meta.apply(shared, existing.as_fd())
+    job.source.meta(shared)?.apply(shared, existing.as_fd())
 }
 
 fn put_in_place(shared: &Shared, job: &FileJob) -> io::Result<()> {
@@ -344,7 +368,7 @@ fn put_in_place(shared: &Shared, job: &FileJob) -> io::Result<()> {
     if shared.options.verify {
         verify(shared, job, &fd)?;
     }
-    job.meta.apply(shared, fd.as_fd())?;
+    job.source.meta(shared)?.apply(shared, fd.as_fd())?;
     let (dir, name) = shared.target.parent(&job.path)?;
     if look(&dir, &name)?.is_some_and(|stat| file_type(&stat) == FileType::Directory) {
         clear_way(shared, &dir, &name, &job.path, shared.options.delete)?;
@@ -353,12 +377,12 @@ fn put_in_place(shared: &Shared, job: &FileJob) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads the whole part again and compares it with the hashes of its blobs.
+/// Reads the whole part again and compares it with its source: with the hashes of its blobs, or with what is mounted.
 fn verify(shared: &Shared, job: &FileJob, fd: &OwnedFd) -> io::Result<()> {
     // From the disk, as far as the system lets go of what it holds in memory.
     rustix::fs::fdatasync(fd)?;
     let _ = rustix::fs::fadvise(fd, 0, None, rustix::fs::Advice::DontNeed);
-    if holds(shared, fd, job.source.node().content()) {
+    if is_same(shared, fd, &job.source)? {
         return Ok(());
     }
     Err(io::Error::other("verification: what was written reads back differently"))

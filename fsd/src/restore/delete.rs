@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::fs::{AtFlags, Dir, FileType};
 
-use super::target::{file_type, look};
+use super::root::{file_type, look};
 use super::{Action, Shared, UNFINISHED};
 
 /// Names of parts that a restore was writing when it ended.

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use stash_repo::{NodeKind, NodeRef, Timestamp};
 
 use super::Shared;
-use super::target::{c_name, proc_path};
+use super::root::{c_name, proc_path};
 
 /// Who owns what is restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,6 +30,11 @@ pub enum Owner {
 
 /// More than any list of names that a kernel gives (`XATTR_LIST_MAX`).
 const LIST_BYTES: usize = 64 << 10;
+
+/// As much as the names of most files.
+const FEW_BYTES: usize = 512;
+/// The longest value of an attribute (`XATTR_SIZE_MAX`).
+const VALUE_BYTES: usize = 64 << 10;
 
 /// The metadata of an entry.
 #[derive(Debug, Clone)]
@@ -56,6 +61,36 @@ impl Meta {
             mtime: node.mtime(),
             xattrs: node.xattrs().filter_map(|(name, value)| Some((c_name(name).ok()?, value.to_vec()))).collect(),
         }
+    }
+
+    /// Takes it from an entry of a mounted snapshot, which lies in `dir` or, without a name, is `dir`.
+    ///
+    /// # Errors
+    /// Its attributes cannot be read.
+    pub(super) fn of_mounted(
+        shared: &Shared,
+        kind: NodeKind,
+        stat: &Stat,
+        dir: BorrowedFd<'_>,
+        name: Option<&CStr>,
+    ) -> io::Result<Self> {
+        let handle = match name {
+            Some(name) => Handle::Path(proc_path(dir, name)?),
+            None => Handle::Open(dir),
+        };
+        let time = |secs, nanos| Timestamp { secs, nanos: u32::try_from(nanos).unwrap_or(0) };
+        Ok(Self {
+            kind,
+            mode: stat.st_mode & 0o7777,
+            owner: match shared.options.owner {
+                Owner::Stored => Some((stat.st_uid, stat.st_gid)),
+                Owner::Own => None,
+                Owner::Fixed(uid, gid) => Some((uid, gid.unwrap_or(stat.st_gid))),
+            },
+            atime: time(stat.st_atime, stat.st_atime_nsec),
+            mtime: time(stat.st_mtime, stat.st_mtime_nsec),
+            xattrs: read_xattrs(shared, &handle)?,
+        })
     }
 
     /// Gives an open regular file or directory its metadata.
@@ -148,6 +183,26 @@ impl Meta {
     }
 }
 
+/// Reads all attributes. Those of `trusted` are listed for everybody and read by root alone.
+fn read_xattrs(shared: &Shared, handle: &Handle<'_>) -> io::Result<Vec<(CString, Vec<u8>)>> {
+    let names = handle.list()?;
+    let mut buffer = if names.is_empty() { Vec::new() } else { vec![0; VALUE_BYTES] };
+    let mut xattrs = Vec::with_capacity(names.len());
+    for name in names {
+        match handle.get(&name, &mut buffer) {
+            Ok(length) => xattrs.push((name, buffer.get(..length).unwrap_or_default().to_vec())),
+            Err(Errno::PERM | Errno::ACCESS | Errno::NODATA) if !shared.privileged => {
+                shared.note_once(
+                    &shared.counters.xattr_noted,
+                    "some extended attributes are read by root alone, and are not restored",
+                );
+            }
+            Err(error) => return Err(named("read attribute", &name, error)),
+        }
+    }
+    Ok(xattrs)
+}
+
 fn named(what: &str, name: &CStr, error: Errno) -> io::Error {
     let error = io::Error::from(error);
     io::Error::new(error.kind(), format!("{what} {}: {error}", name.to_string_lossy()))
@@ -167,23 +222,33 @@ enum Handle<'a> {
 
 impl Handle<'_> {
     fn list(&self) -> io::Result<Vec<CString>> {
-        let size = match self {
-            Self::Open(fd) => rustix::fs::flistxattr(fd.as_fd(), &mut [0_u8; 0]),
-            Self::Path(path) => rustix::fs::llistxattr(path.as_c_str(), &mut [0_u8; 0]),
+        let list = |buffer: &mut [u8]| match self {
+            Self::Open(fd) => rustix::fs::flistxattr(fd.as_fd(), buffer),
+            Self::Path(path) => rustix::fs::llistxattr(path.as_c_str(), buffer),
         };
-        match size {
+        // Few have more than that.
+        let mut few = [0_u8; FEW_BYTES];
+        let mut many = Vec::new();
+        let names = match list(&mut few) {
+            Ok(length) => few.get(..length),
             // The file system has none.
-            Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-            Ok(_) => {}
+            Err(Errno::OPNOTSUPP) => None,
+            Err(Errno::RANGE) => {
+                many.resize(LIST_BYTES, 0);
+                let length = list(&mut many)?;
+                many.get(..length)
+            }
             Err(error) => return Err(error.into()),
-        }
-        let mut names = vec![0_u8; LIST_BYTES];
-        let length = match self {
-            Self::Open(fd) => rustix::fs::flistxattr(fd.as_fd(), names.as_mut_slice())?,
-            Self::Path(path) => rustix::fs::llistxattr(path.as_c_str(), names.as_mut_slice())?,
         };
-        let names = names.get(..length).unwrap_or_default();
-        names.split(|&b| b == 0).filter(|name| !name.is_empty()).map(c_name).collect()
+        names.unwrap_or_default().split(|&b| b == 0).filter(|name| !name.is_empty()).map(c_name).collect()
+    }
+
+    /// Reads a value; returns its length.
+    fn get(&self, name: &CStr, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+        match self {
+            Self::Open(fd) => rustix::fs::fgetxattr(fd, name, buffer),
+            Self::Path(path) => rustix::fs::lgetxattr(path.as_c_str(), name, buffer),
+        }
     }
 
     fn set(&self, name: &CStr, value: &[u8]) -> rustix::io::Result<()> {

@@ -1,30 +1,30 @@
 //! The planner: walks the snapshot, makes what has no content, and fills batches with what has.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, Stat};
-use stash_repo::{Id, NodeKind, NodeRef, Timestamp, TreeId};
+use rustix::fs::{AtFlags, FileType, Mode};
+use stash_repo::NodeKind;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
 use super::batch::{After, Batch, Check, FileJob, MAX_PIECES, Piece};
-use super::content::{holds, open_regular};
+use super::content::{is_same, open_regular};
 use super::decide::{Decision, Existing, Wanted, decide};
-use super::delete::{clear_way, extras, part_name};
-use super::meta::Meta;
-use super::target::{file_type, look};
-use super::{Action, Overwrite, RestoreError, Shared};
-use crate::walk::{Located, Step, Visited, Walk};
+use super::delete::{clear_way, part_name};
+use super::entry::{Entry, Keep, Start, Step, Walker};
+use super::root::{file_type, look};
+use super::special::{existing, is_same_special, make_special};
+use super::{Action, Overwrite, Shared, ranges};
+use crate::walk::Visited;
 
 /// A directory on the way down.
 struct Level {
     path: Vec<u8>,
     /// The entry; none for a target that was there already.
-    entry: Option<Visited>,
+    entry: Option<Entry>,
     made: Made,
 }
 
@@ -49,75 +49,66 @@ struct Planner<'a> {
     links: HashMap<(u64, u64), Vec<u8>>,
 }
 
-/// Counts what will be restored, for a progress bar that knows the end.
-pub(super) async fn count(shared: &Shared, root: TreeId) {
+/// Counts what will be restored, for a progress bar that knows the end; runs on a thread that may wait.
+pub(super) fn count(shared: &Shared, mut walker: Walker<'_>) {
     let mut links = HashSet::new();
-    let mut walk = Walk::new(&shared.repository, root);
-    while let Some(step) = walk.next().await {
+    while let Some(step) = walker.next() {
         if shared.observer.stop() {
             return;
         }
         let Step::Entry(entry) = step else { continue };
-        let node = entry.node();
-        let selection = shared.options.filter.select(&entry.path, node.kind() == NodeKind::Dir);
+        let selection = shared.options.filter.select(entry.path(), entry.kind() == NodeKind::Dir);
         if selection.selected {
-            let again = link_key(node).is_some_and(|key| !links.insert(key));
-            let bytes = if node.kind() == NodeKind::File && !again { node.size() } else { 0 };
-            shared.observer.found(1, bytes);
+            let again = entry.link_key().is_some_and(|key| !links.insert(key));
+            shared.observer.found(1, if again { 0 } else { entry.stated_bytes() });
         }
         if !selection.descend {
-            walk.skip();
+            walker.skip();
         }
     }
 }
 
 /// Walks and plans; runs on a thread that may wait.
-pub(super) fn run(
-    shared: &Shared,
-    from: &Located,
-    batches: &Sender<Batch>,
-    handle: &Handle,
-) -> Result<(), RestoreError> {
+pub(super) fn run(shared: &Shared, start: &Start, batches: &Sender<Batch>, handle: &Handle) -> io::Result<()> {
     // A target that was not there becomes the directory that is restored into it; one that was there keeps its owner,
     // mode and times, for it may be `/`, unless it is a volume.
     let wanted = shared.target.made || shared.options.root_metadata;
-    let entry = match from {
-        Located::Entry(entry) if entry.node().kind() == NodeKind::Dir && wanted => Some(entry.clone()),
-        _ => None,
-    };
+    let entry = if wanted { start.directory()? } else { None };
     let made = if entry.is_some() && shared.target.made { Made::New } else { Made::Existed };
     let root = Level { path: Vec::new(), entry, made };
     let mut planner = Planner { shared, batches, batch: Batch::default(), levels: vec![root], links: HashMap::new() };
-    match from {
-        Located::Entry(entry) if entry.node().kind() != NodeKind::Dir => {
-            let path = [b"/", entry.node().name()].concat();
-            planner.entry(&Visited { path, ..entry.clone() });
-        }
-        _ => planner.walk(from.tree().ok_or(RestoreError::NoTree)?, handle),
+    match (start, start.walker(handle)) {
+        (Start::Single(entry), _) => planner.entry(entry),
+        (_, Some(walker)) => planner.walk(walker),
+        (_, None) => {}
     }
     planner.send();
     Ok(())
 }
 
 impl Planner<'_> {
-    fn walk(&mut self, root: TreeId, handle: &Handle) {
-        let mut walk = Walk::new(&self.shared.repository, root);
-        while let Some(step) = handle.block_on(walk.next()) {
+    fn walk(&mut self, mut walker: Walker<'_>) {
+        while let Some(step) = walker.next() {
             if self.shared.observer.stop() {
                 return;
             }
             match step {
-                Step::Entry(entry) if entry.node().kind() == NodeKind::Dir => {
+                Step::Entry(entry) if entry.kind() == NodeKind::Dir => {
                     if !self.directory(entry) {
-                        walk.skip();
+                        walker.skip();
                     }
                 }
                 Step::Entry(entry) => {
-                    if self.shared.options.filter.select(&entry.path, false).selected {
+                    if self.shared.options.filter.select(entry.path(), false).selected {
                         self.entry(&entry);
                     }
                 }
-                Step::Leave { tree, .. } => self.leave(Some(tree)),
+                Step::Leave(keep) => self.leave(Some(keep)),
+                Step::Lost { path, error } => {
+                    if self.shared.options.filter.select(&path, false).selected {
+                        self.shared.failed(&path, error);
+                    }
+                }
                 Step::Failed { path, error } => {
                     self.shared.failed(&path, error);
                     // What is in it is not known, so nothing in it is removed.
@@ -139,12 +130,12 @@ impl Planner<'_> {
     }
 
     /// Takes a directory; returns whether it is entered.
-    fn directory(&mut self, entry: Visited) -> bool {
-        let selection = self.shared.options.filter.select(&entry.path, true);
+    fn directory(&mut self, entry: Entry) -> bool {
+        let selection = self.shared.options.filter.select(entry.path(), true);
         if !selection.selected && !selection.descend {
             return false;
         }
-        self.levels.push(Level { path: entry.path.clone(), entry: Some(entry), made: Made::NotYet });
+        self.levels.push(Level { path: entry.path().to_vec(), entry: Some(entry), made: Made::NotYet });
         if selection.selected && !self.ensure() {
             self.levels.pop();
             return false;
@@ -181,7 +172,7 @@ impl Planner<'_> {
     }
 
     /// All in the present directory was planned.
-    fn leave(&mut self, tree: Option<TreeId>) {
+    fn leave(&mut self, keep: Option<Keep>) {
         let Some(level) = self.levels.pop() else { return };
         let options = &self.shared.options;
         if level.made == Made::Failed {
@@ -189,8 +180,8 @@ impl Planner<'_> {
         }
         if level.made == Made::NotYet {
             // Nothing in it was taken; with --delete what is there may still be too much.
-            if options.delete && tree.is_some() {
-                let after = After::Leave { path: level.path, meta: None, keep: tree, existed: true };
+            if options.delete && keep.is_some() {
+                let after = After::Leave { path: level.path, meta: None, keep, existed: true };
                 self.batch.after.push(after);
             }
             return;
@@ -198,120 +189,124 @@ impl Planner<'_> {
         let selected = options.filter.select(&level.path, true).selected;
         // A directory that is only the way to what was taken keeps its own metadata.
         let gets_meta = level.made == Made::New || (selected && options.overwrite != Overwrite::Never);
-        let meta = level.entry.as_ref().filter(|_| gets_meta).map(|entry| Meta::of(entry.node(), options.owner));
-        let keep = tree.filter(|_| options.delete && level.made == Made::Existed);
+        let meta = level.entry.as_ref().filter(|_| gets_meta).map(|entry| entry.meta(self.shared)).transpose();
+        let meta = meta.unwrap_or_else(|error| {
+            self.shared.failed(&level.path, error);
+            None
+        });
+        let keep = keep.filter(|_| options.delete && level.made == Made::Existed);
         self.batch.after.push(After::Leave { path: level.path, meta, keep, existed: level.made == Made::Existed });
     }
 
     /// Takes an entry that is no directory.
-    fn entry(&mut self, entry: &Visited) {
+    fn entry(&mut self, entry: &Entry) {
         if !self.ensure() {
             return;
         }
         if let Err(error) = self.try_entry(entry) {
-            self.shared.failed(&entry.path, error);
+            self.shared.failed(entry.path(), error);
         }
     }
 
-    fn try_entry(&mut self, entry: &Visited) -> io::Result<()> {
-        let node = entry.node();
+    fn try_entry(&mut self, entry: &Entry) -> io::Result<()> {
         let options = &self.shared.options;
-        let link = link_key(node);
+        let link = entry.link_key();
         if let Some(to) = link.and_then(|key| self.links.get(&key)) {
-            let meta = Meta::of(node, options.owner);
-            self.batch.after.push(After::Link { path: entry.path.clone(), to: to.clone(), meta });
+            let (path, mtime) = (entry.path().to_vec(), entry.mtime());
+            self.batch.after.push(After::Link { path, to: to.clone(), mtime });
             return Ok(());
         }
-        let size = match node.kind() {
-            NodeKind::File => self.content_bytes(node)?,
-            _ => 0,
-        };
-        let there = match self.shared.target.parent(&entry.path) {
+        let size = self.content_bytes(entry)?;
+        let there = match self.shared.target.parent(entry.path()) {
             Ok((dir, name)) => look(&dir, &name)?.map(|stat| (dir, name, stat)),
             Err(error) if options.dry_run && error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
         let existing = there.as_ref().map_or(Existing::Nothing, |(_, _, stat)| existing(stat));
         let wanted = Wanted {
-            kind: node.kind(),
+            kind: entry.kind(),
             size,
-            mtime: node.mtime(),
+            mtime: entry.mtime(),
             overwrite: options.overwrite,
             verify: options.verify,
             delete: options.delete,
         };
         let mut decision = decide(existing, &wanted);
         // One that has another name too is not changed in place: the other name may be none of the snapshot's.
-        let shared_inode = there.as_ref().is_some_and(|(_, _, stat)| stat.st_nlink > 1) && node.links() <= 1;
+        let shared_inode = there.as_ref().is_some_and(|(_, _, stat)| stat.st_nlink > 1) && entry.links() <= 1;
         if shared_inode && matches!(decision, Decision::Compare | Decision::Same) {
             decision = Decision::Replace;
         }
         if decision == Decision::Keep {
-            self.shared.done(Action::Kept, &entry.path, size);
+            self.shared.done(Action::Kept, entry.path(), size);
             return Ok(());
         }
         if decision == Decision::InTheWay {
             if !options.dry_run
                 && let Some((dir, name, _)) = &there
             {
-                clear_way(self.shared, dir, name, &entry.path, false)?;
+                clear_way(self.shared, dir, name, entry.path(), false)?;
             }
             decision = Decision::Create;
         }
         if let Some(key) = link {
-            self.links.insert(key, entry.path.clone());
+            self.links.insert(key, entry.path().to_vec());
         }
         let action = if decision == Decision::Create { Action::Restored } else { Action::Updated };
+        let special = match &there {
+            Some((dir, name, stat)) => is_same_special(dir, name, stat, entry)?,
+            None => false,
+        };
         if options.dry_run {
             let same = matches!(decision, Decision::Same | Decision::Compare)
-                && matches!(existing, Existing::File { mtime, .. } if mtime == node.mtime());
-            let same = same || there.as_ref().is_some_and(|(dir, name, stat)| is_same_special(dir, name, stat, node));
-            self.shared.done(if same { Action::Unchanged } else { action }, &entry.path, size);
+                && matches!(existing, Existing::File { mtime, .. } if mtime == entry.mtime());
+            self.shared.done(if same || special { Action::Unchanged } else { action }, entry.path(), size);
             return Ok(());
         }
-        if node.kind() == NodeKind::File {
+        if entry.kind() == NodeKind::File {
             return self.file(entry, size, decision, action);
         }
-        let (dir, name) = self.shared.target.parent(&entry.path)?;
-        let meta = Meta::of(node, options.owner);
-        if let Some((_, _, stat)) = &there
-            && is_same_special(&dir, &name, stat, node)
-        {
+        let (dir, name) = self.shared.target.parent(entry.path())?;
+        let meta = entry.meta(self.shared)?;
+        if special {
             meta.apply_at(self.shared, dir.as_fd(), &name)?;
-            self.shared.done(Action::Unchanged, &entry.path, 0);
+            self.shared.done(Action::Unchanged, entry.path(), 0);
             return Ok(());
         }
         if matches!(existing, Existing::Dir) {
-            clear_way(self.shared, &dir, &name, &entry.path, options.delete)?;
+            clear_way(self.shared, &dir, &name, entry.path(), options.delete)?;
         }
-        make_special(self.shared, &dir, &name, &entry.path, node, &meta)?;
-        self.shared.done(action, &entry.path, 0);
+        make_special(self.shared, &dir, &name, entry, &meta)?;
+        self.shared.done(action, entry.path(), 0);
         Ok(())
     }
 
-    fn content_bytes(&self, node: NodeRef<'_>) -> io::Result<u64> {
+    /// Returns how long the content of a file is.
+    fn content_bytes(&self, entry: &Entry) -> io::Result<u64> {
+        let Entry::Stored(stored) = entry else { return Ok(entry.stated_bytes()) };
         let mut size = 0_u64;
-        for blob in node.content() {
-            let length = self.shared.repository.blobs().plain_bytes(blob).map_err(io::Error::other)?;
+        for blob in stored.node().content() {
+            let length = self.shared.repository()?.blobs().plain_bytes(blob).map_err(io::Error::other)?;
             let length = length.ok_or_else(|| io::Error::other(format!("blob {blob} is in no pack")))?;
             size = size.checked_add(length.into()).ok_or_else(|| io::Error::other("it is larger than any file"))?;
         }
         Ok(size)
     }
 
-    /// Plans a regular file; one with more pieces than a batch holds goes on in the next.
-    fn file(&mut self, entry: &Visited, size: u64, decision: Decision, action: Action) -> io::Result<()> {
-        let node = entry.node();
-        let content = node.content();
-        let meta = Meta::of(node, self.shared.options.owner);
+    /// Plans a regular file.
+    fn file(&mut self, entry: &Entry, size: u64, decision: Decision, action: Action) -> io::Result<()> {
         // Batches compare files side by side, but one at a time sees all of a file; one of more pieces is compared here.
-        let compare = decision == Decision::Compare && content.len() <= MAX_PIECES;
+        let fits = match entry {
+            Entry::Stored(stored) => stored.node().content().len() <= MAX_PIECES,
+            Entry::Mounted(_) => true,
+        };
+        let compare = decision == Decision::Compare && fits;
         if matches!(decision, Decision::Same | Decision::Compare) && !compare {
-            let (dir, name) = self.shared.target.parent(&entry.path)?;
+            let (dir, name) = self.shared.target.parent(entry.path())?;
             match open_regular(&dir, &name) {
-                Ok(file) if decision == Decision::Same || holds(self.shared, &file, content) => {
-                    meta.apply(self.shared, file.as_fd())?;
-                    self.shared.done(Action::Unchanged, &entry.path, size);
+                Ok(file) if decision == Decision::Same || is_same(self.shared, &file, entry)? => {
+                    entry.meta(self.shared)?.apply(self.shared, file.as_fd())?;
+                    self.shared.done(Action::Unchanged, entry.path(), size);
                     return Ok(());
                 }
                 // One that its owner may not read is written anew.
@@ -319,14 +314,33 @@ impl Planner<'_> {
             }
         }
         let check = if compare { Check::Existing } else { Check::Part };
-        let part = part_name(&part_hash(&entry.path, content));
-        let (path, source) = (entry.path.clone(), entry.clone());
-        let job = Arc::new(FileJob::new(path, part, source, meta, size, content.len(), check, action));
-        if compare && self.batch.pieces.len() + content.len() > MAX_PIECES {
+        let part = part_name(&entry.part_hash());
+        match entry {
+            Entry::Stored(stored) => self.pieces(stored, part, size, check, action),
+            Entry::Mounted(_) => {
+                let job = FileJob::new(part, entry.clone(), size, ranges::count(size), check, action);
+                self.batch.files.push(Arc::new(job));
+                Ok(())
+            }
+        }
+    }
+
+    /// Plans the blobs of a regular file; one with more pieces than a batch holds goes on in the next.
+    fn pieces(
+        &mut self,
+        stored: &Visited,
+        part: std::ffi::CString,
+        size: u64,
+        check: Check,
+        action: Action,
+    ) -> io::Result<()> {
+        let index = self.shared.repository()?.index();
+        let content = stored.node().content();
+        let job = Arc::new(FileJob::new(part, Entry::Stored(stored.clone()), size, content.len(), check, action));
+        if check == Check::Existing && self.batch.pieces.len() + content.len() > MAX_PIECES {
             self.send();
         }
         self.batch.files.push(job.clone());
-        let index = self.shared.repository.index();
         let mut offset = 0;
         for &blob in content {
             if self.batch.pieces.len() >= MAX_PIECES {
@@ -352,31 +366,6 @@ impl Planner<'_> {
             offset += u64::from(location.plain_bytes());
         }
         Ok(())
-    }
-}
-
-/// Names a part by where it goes and what it will hold.
-fn part_hash(path: &[u8], content: &[stash_repo::BlobId]) -> String {
-    let mut bytes = path.to_vec();
-    bytes.push(0);
-    bytes.extend(content.iter().flat_map(|id| id.as_bytes()));
-    let mut hex = Id::hash(&bytes).to_hex();
-    hex.truncate(16);
-    hex
-}
-
-/// What tells that two entries are one file.
-fn link_key(node: NodeRef<'_>) -> Option<(u64, u64)> {
-    (node.links() > 1 && node.inode() != 0 && node.kind() != NodeKind::Dir).then(|| (node.device_id(), node.inode()))
-}
-
-fn existing(stat: &Stat) -> Existing {
-    let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0);
-    let mtime = Timestamp { secs: stat.st_mtime, nanos };
-    match file_type(stat) {
-        FileType::Directory => Existing::Dir,
-        FileType::RegularFile => Existing::File { size: stat.st_size.cast_unsigned(), mtime },
-        _ => Existing::Other { mtime },
     }
 }
 
@@ -409,139 +398,4 @@ fn make_directory(shared: &Shared, path: &[u8]) -> io::Result<Made> {
         rustix::fs::mkdirat(&dir, name.as_c_str(), Mode::RWXU)?;
     }
     Ok(Made::New)
-}
-
-/// Returns whether a symbolic link, device, fifo or socket stands there already.
-fn is_same_special(dir: &OwnedFd, name: &CStr, stat: &Stat, node: NodeRef<'_>) -> bool {
-    match (node.kind(), file_type(stat)) {
-        (NodeKind::Symlink, FileType::Symlink) => {
-            rustix::fs::readlinkat(dir, name, Vec::new()).is_ok_and(|target| target.to_bytes() == node.link_target())
-        }
-        (NodeKind::Fifo, FileType::Fifo) | (NodeKind::Socket, FileType::Socket) => true,
-        (NodeKind::BlockDevice, FileType::BlockDevice) | (NodeKind::CharDevice, FileType::CharacterDevice) => {
-            stat.st_rdev == node.rdev()
-        }
-        _ => false,
-    }
-}
-
-/// Makes a symbolic link, device, fifo or socket beside its place, and moves it there.
-fn make_special(
-    shared: &Shared,
-    dir: &OwnedFd,
-    name: &CStr,
-    path: &[u8],
-    node: NodeRef<'_>,
-    meta: &Meta,
-) -> io::Result<()> {
-    let part = part_name(&part_hash(path, &[]));
-    let _ = rustix::fs::unlinkat(dir, part.as_c_str(), AtFlags::empty());
-    let node_of = |kind, device| rustix::fs::mknodat(dir, part.as_c_str(), kind, Mode::RUSR | Mode::WUSR, device);
-    match node.kind() {
-        NodeKind::Symlink => {
-            let target = CString::new(node.link_target())
-                .map_err(|_| io::Error::other("the symbolic link's target holds a NUL byte"))?;
-            rustix::fs::symlinkat(target.as_c_str(), dir, part.as_c_str())?;
-        }
-        NodeKind::BlockDevice => node_of(FileType::BlockDevice, node.rdev())?,
-        NodeKind::CharDevice => node_of(FileType::CharacterDevice, node.rdev())?,
-        NodeKind::Fifo => node_of(FileType::Fifo, 0)?,
-        NodeKind::Socket => node_of(FileType::Socket, 0)?,
-        NodeKind::File | NodeKind::Dir => return Err(io::ErrorKind::InvalidInput.into()),
-    }
-    let placed = meta
-        .apply_at(shared, dir.as_fd(), &part)
-        .and_then(|()| Ok(rustix::fs::renameat(dir, part.as_c_str(), dir, name)?));
-    if placed.is_err() {
-        let _ = rustix::fs::unlinkat(dir, part.as_c_str(), AtFlags::empty());
-    }
-    placed
-}
-
-/// Does what follows a batch: further names of files, then the end of directories.
-pub(super) fn finish(shared: &Shared, batch: Batch) {
-    for after in batch.after {
-        match after {
-            After::Link { path, to, meta } => {
-                if let Err(error) = link(shared, &path, &to, &meta) {
-                    let to = String::from_utf8_lossy(&to).into_owned();
-                    shared.failed(&path, format_args!("link to {to}: {error}"));
-                }
-            }
-            After::Leave { path, meta, keep, existed } => {
-                leave(shared, &path, meta.as_ref(), keep, existed);
-            }
-        }
-    }
-}
-
-fn link(shared: &Shared, path: &[u8], to: &[u8], meta: &Meta) -> io::Result<()> {
-    if shared.options.dry_run {
-        shared.done(Action::Restored, path, 0);
-        return Ok(());
-    }
-    let (to_dir, to_name) = shared.target.parent(to)?;
-    let first = look(&to_dir, &to_name)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-    let (dir, name) = shared.target.parent(path)?;
-    let mut action = Action::Restored;
-    if let Some(stat) = look(&dir, &name)? {
-        if (stat.st_dev, stat.st_ino) == (first.st_dev, first.st_ino) {
-            shared.done(Action::Unchanged, path, 0);
-            return Ok(());
-        }
-        let wanted = Wanted {
-            kind: NodeKind::File,
-            size: first.st_size.cast_unsigned(),
-            mtime: meta.mtime,
-            overwrite: shared.options.overwrite,
-            verify: false,
-            delete: shared.options.delete,
-        };
-        match decide(existing(&stat), &wanted) {
-            Decision::Keep => {
-                shared.done(Action::Kept, path, 0);
-                return Ok(());
-            }
-            Decision::InTheWay => clear_way(shared, &dir, &name, path, false)?,
-            _ if file_type(&stat) == FileType::Directory => {
-                clear_way(shared, &dir, &name, path, shared.options.delete)?;
-            }
-            _ => action = Action::Updated,
-        }
-    }
-    let part = part_name(&part_hash(path, &[]));
-    let _ = rustix::fs::unlinkat(&dir, part.as_c_str(), AtFlags::empty());
-    rustix::fs::linkat(&to_dir, to_name.as_c_str(), &dir, part.as_c_str(), AtFlags::empty())?;
-    let placed = rustix::fs::renameat(&dir, part.as_c_str(), &dir, name.as_c_str());
-    if placed.is_err() {
-        let _ = rustix::fs::unlinkat(&dir, part.as_c_str(), AtFlags::empty());
-    }
-    placed?;
-    shared.done(action, path, 0);
-    Ok(())
-}
-
-fn leave(shared: &Shared, path: &[u8], meta: Option<&Meta>, keep: Option<TreeId>, existed: bool) {
-    if shared.observer.stop() && keep.is_some() {
-        // Stopped: nothing more is removed.
-        return;
-    }
-    match keep.map(|id| Handle::current().block_on(shared.repository.tree(id))) {
-        Some(Ok(tree)) => {
-            let names: HashSet<Vec<u8>> = tree.iter().map(|node| node.name().to_vec()).collect();
-            extras(shared, path, &names, false);
-        }
-        Some(Err(error)) => shared.failed(path, error),
-        None if existed => extras(shared, path, &HashSet::new(), true),
-        None => {}
-    }
-    if shared.options.dry_run {
-        return;
-    }
-    if let Some(meta) = meta {
-        let applied = shared.target.dir(path).and_then(|dir| meta.apply(shared, dir.as_fd()));
-        if let Err(error) = applied {
-            shared.failed(path, format_args!("set metadata: {error}"));
-        }
-    }
 }

@@ -101,6 +101,8 @@ fn root_test_restore_brings_every_kind_back_from_a_repository_of_restic() {
     assert!(first.restored > 10 && first.restored_bytes > 9 << 20 && first.failed.count == 0, "{first:?}");
     assert_eq!(first.snapshots.len(), 1);
     assert!(restic.files("locks").is_empty());
+    // An attribute that the snapshot does not have goes.
+    xattr::set(target.at(&format!("{mount}/empty")), "user.stale", b"x").unwrap();
     // What is equal is left.
     let again = well(job(&restic, task).run());
     let again = again.restored();

@@ -7,6 +7,12 @@ use super::spec::{IoNice, SpecError, check_priority, field, is_false};
 
 /// The most sources of one Job: as many as a rule of the API names.
 const SOURCE_LIMIT: usize = 1024;
+/// More than any id or name of an object.
+const SNAPSHOT_LIMIT_BYTES: usize = 253;
+
+/// What a container needs to be allowed for a restore: to give files to whom they belong, with all that is known of them. No more than what
+/// Pod Security calls the baseline.
+pub const RESTORE_CAPABILITIES: [&str; 6] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"];
 
 /// A restore of one host into the volumes that the Job mounts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,9 +59,31 @@ pub enum RestoreSource {
         /// The path, as the backup named it.
         path: String,
     },
+    /// One that the Job mounts, so that no repository is opened. All sources of a task are of this kind, or none is.
+    #[serde(rename_all = "camelCase")]
+    Mounted {
+        /// Its id or its name, for the log and the report.
+        snapshot: String,
+        /// Where its tree, or a folder of it, is mounted in the Job. It is only read.
+        root: String,
+        /// What is restored of it, absolute, as it has them: `/data` lies at `<root>/data`; `/` is all.
+        paths: Vec<String>,
+    },
+}
+
+impl RestoreSource {
+    fn is_mounted(&self) -> bool {
+        matches!(self, Self::Mounted { .. })
+    }
 }
 
 impl RestoreTask {
+    /// Returns whether all is read from what the Job mounts: no repository is opened, and there is no Secret.
+    #[must_use]
+    pub fn is_mounted(&self) -> bool {
+        !self.sources.is_empty() && self.sources.iter().all(RestoreSource::is_mounted)
+    }
+
     pub(super) fn check(&self) -> Result<(), SpecError> {
         if self.sources.is_empty() || self.sources.len() > SOURCE_LIMIT {
             return Err(field("task.restore.sources", &format!("a restore is of 1 to {SOURCE_LIMIT} snapshots")));
@@ -67,6 +95,7 @@ impl RestoreTask {
                     let rule = format!("`{name:.80}` is no id of a snapshot, and not `latest`");
                     return Err(field("task.restore.sources", &rule));
                 }
+                RestoreSource::Mounted { snapshot, root, paths } => check_mounted(snapshot, root, paths)?,
                 RestoreSource::Latest { host, path } if !host.is_empty() && is_path(path) => {}
                 RestoreSource::Latest { path, .. } => {
                     let rule = format!("the latest snapshot has a host and an absolute path, not `{path:.80}`");
@@ -74,12 +103,14 @@ impl RestoreTask {
                 }
             }
         }
+        if self.sources.iter().any(RestoreSource::is_mounted) && !self.is_mounted() {
+            return Err(field("task.restore.sources", "some are mounted and some are not: one task has one kind"));
+        }
         if self.mounts.is_empty() {
             return Err(field("task.restore.mounts", "there is no volume to restore into"));
         }
         // Whatever a mount says, it must not lead out of the root.
-        let leads_up = |path: &&String| !is_path(path) || path.split('/').any(|name| name == "..");
-        if let Some(path) = self.mounts.iter().find(leads_up) {
+        if let Some(path) = self.mounts.iter().find(|path| !is_path_below(path)) {
             return Err(field("task.restore.mounts", &format!("`{path:.80}` is not an absolute path without ..")));
         }
         if self.root.as_ref().is_some_and(|root| !is_path(root)) {
@@ -93,6 +124,10 @@ impl RestoreTask {
         if includes && excludes {
             return Err(field("task.restore.include", "include and exclude exclude each other, as in restic"));
         }
+        // What is mounted was chosen by whoever mounted it: tags that choose otherwise would go unheard.
+        if self.is_mounted() && !flags.tags.is_empty() {
+            return Err(field("task.restore.args", "--tag chooses nothing of snapshots that are mounted"));
+        }
         Ok(())
     }
 }
@@ -104,6 +139,28 @@ fn is_name(name: &str) -> bool {
 
 fn is_path(path: &str) -> bool {
     path.starts_with('/') && !path.contains('\0')
+}
+
+/// Whether a path stays below what it is appended to.
+fn is_path_below(path: &str) -> bool {
+    is_path(path) && path.split('/').all(|name| name != "..")
+}
+
+fn check_mounted(snapshot: &str, root: &str, paths: &[String]) -> Result<(), SpecError> {
+    let wrong = |rule: String| Err(field("task.restore.sources", &rule));
+    if snapshot.is_empty() || snapshot.len() > SNAPSHOT_LIMIT_BYTES || snapshot.chars().any(char::is_control) {
+        return wrong(format!("a mounted snapshot has a name of 1 to {SNAPSHOT_LIMIT_BYTES} bytes"));
+    }
+    if !is_path_below(root) {
+        return wrong(format!("a snapshot is mounted at an absolute path without .., not at `{root:.80}`"));
+    }
+    if paths.is_empty() {
+        return wrong("nothing is restored of a mounted snapshot: it has no paths".to_owned());
+    }
+    match paths.iter().find(|path| !is_path_below(path)) {
+        Some(path) => wrong(format!("`{path:.80}` of a mounted snapshot is not an absolute path without ..")),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -119,6 +176,39 @@ mod tests {
         }
         let task: RestoreTask = serde_json::from_value(task).unwrap();
         task.check().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn test_what_is_mounted_is_named_by_root_and_paths() {
+        let whole = json!({"mounted": {"snapshot": "0a".repeat(32), "root": "/snapshot", "paths": ["/"]}});
+        let with = |key: &str, value: Value| {
+            let mut source = whole.clone();
+            source["mounted"][key] = value;
+            source
+        };
+        for (sources, args, expected) in [
+            (json!([whole]), json!(["--delete"]), ""),
+            (json!([with("snapshot", json!("repo-0a1b2c3d"))]), json!([]), ""),
+            (json!([with("paths", json!(["/data", "/logs/x"])), whole]), json!([]), ""),
+            (json!([with("snapshot", json!(""))]), json!([]), "task.restore.sources: a mounted snapshot has a name"),
+            (
+                json!([with("snapshot", json!("a\nb"))]),
+                json!([]),
+                "task.restore.sources: a mounted snapshot has a name",
+            ),
+            (json!([with("root", json!("snapshot"))]), json!([]), "task.restore.sources: a snapshot is mounted at"),
+            (json!([with("root", json!("/a/.."))]), json!([]), "task.restore.sources: a snapshot is mounted at"),
+            (json!([with("paths", json!([]))]), json!([]), "task.restore.sources: nothing is restored"),
+            (json!([with("paths", json!(["/a", "/../b"]))]), json!([]), "task.restore.sources: `/../b` of a mounted"),
+            (json!([with("paths", json!(["b"]))]), json!([]), "task.restore.sources: `b` of a mounted"),
+            (json!([whole, {"snapshot": "latest"}]), json!([]), "task.restore.sources: some are mounted"),
+            (json!([whole]), json!(["--tag=a"]), "task.restore.args: --tag chooses nothing"),
+        ] {
+            match checked(json!({"sources": sources, "args": args})) {
+                Ok(()) => assert_eq!(expected, "", "{sources}"),
+                Err(error) => assert!(!expected.is_empty() && error.starts_with(expected), "{sources}: {error}"),
+            }
+        }
     }
 
     #[test]

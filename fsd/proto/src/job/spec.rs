@@ -20,7 +20,8 @@ pub const FORGET_LIMIT: usize = 1000;
 pub struct JobSpec {
     /// [`VERSION`].
     pub version: u32,
-    /// The repository to work on.
+    /// The repository to work on. None is named where all that is restored is mounted in the Job.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub repository: RepositoryAccess,
     /// Hosts (names of pods) whose processes are known to be dead: locks that they left are removed first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -168,6 +169,10 @@ pub(super) fn is_false(value: &bool) -> bool {
     !value
 }
 
+fn is_default(repository: &RepositoryAccess) -> bool {
+    *repository == RepositoryAccess::default()
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn is_zero(value: &u32) -> bool {
     *value == 0
@@ -223,13 +228,21 @@ impl JobSpec {
         Ok(spec)
     }
 
+    /// Returns whether the work needs the repository, and with it the Secret.
+    #[must_use]
+    pub fn opens_repository(&self) -> bool {
+        !matches!(&self.task, JobTask::Restore(task) if task.is_mounted())
+    }
+
     /// Checks what the types do not say.
     ///
     /// # Errors
     /// `Field` or `Args`.
     pub fn check(&self) -> Result<(), SpecError> {
-        if self.repository.address.is_empty() {
-            return Err(field("repository.address", "it is empty"));
+        match (self.opens_repository(), self.repository.address.is_empty()) {
+            (true, true) => return Err(field("repository.address", "it is empty")),
+            (false, false) => return Err(field("repository.address", "what is restored is mounted: none is opened")),
+            _ => {}
         }
         match &self.task {
             JobTask::Backup(task) => task.check(),

@@ -55,6 +55,31 @@ fn test_a_spec_by_hand_is_read() {
 }
 
 #[test]
+fn test_what_restores_from_mounts_alone_names_no_repository() {
+    let json = |repository: &str, sources: &str| {
+        format!(r#"{{"version": 1, {repository} "task": {{"restore": {{"sources": [{sources}], "mounts": ["/"]}}}}}}"#)
+    };
+    let mounted = r#"{"mounted": {"snapshot": "repo-0a1b2c3d", "root": "/snapshot", "paths": ["/"]}}"#;
+    let address = r#""repository": {"address": "/repository"},"#;
+    for (json, expected) in [
+        (json("", mounted), Ok(false)),
+        (json(r#""repository": {"address": ""},"#, mounted), Ok(false)),
+        (json(address, r#"{"snapshot": "latest"}"#), Ok(true)),
+        (json("", r#"{"snapshot": "latest"}"#), Err("repository.address: it is empty")),
+        (json(address, mounted), Err("repository.address: what is restored is mounted")),
+    ] {
+        match (JobSpec::parse(json.as_bytes()), expected) {
+            (Ok(spec), Ok(opens)) => {
+                assert_eq!(spec.opens_repository(), opens, "{json}");
+                assert_eq!(JobSpec::parse(&serde_json::to_vec(&spec).unwrap()), Ok(spec));
+            }
+            (Err(error), Err(words)) => assert!(error.to_string().starts_with(words), "{json}: {error}"),
+            (got, expected) => panic!("{json}: {got:?}, not {expected:?}"),
+        }
+    }
+}
+
+#[test]
 fn test_wrong_specs_are_refused_by_field() {
     let with = |change: fn(&mut JobSpec)| {
         let mut spec = spec(JobTask::Backup(backup()));

@@ -1,4 +1,5 @@
-//! The target directory: every path below it is opened from its descriptor, and no symbolic link is followed.
+//! A directory that is restored into, or copied from: every path below it is opened from its descriptor, and no symbolic link
+//! is followed.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -16,9 +17,9 @@ const MAX_PATH_BYTES: usize = 4000;
 /// How directories are opened.
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// The target directory.
+/// The directory.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(super) struct Root {
     /// `None` in a dry run whose target does not exist.
     root: Option<OwnedFd>,
     /// It was not there before.
@@ -27,7 +28,7 @@ pub(super) struct Target {
     no_openat2: AtomicBool,
 }
 
-/// The parts of a path below the target: `/a/b` is `("/a", "b")`.
+/// The parts of a path below a directory: `/a/b` is `("/a", "b")`.
 pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&b| b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
@@ -40,7 +41,13 @@ pub(super) fn c_name(name: &[u8]) -> io::Result<CString> {
     CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
-impl Target {
+impl From<OwnedFd> for Root {
+    fn from(root: OwnedFd) -> Self {
+        Self { root: Some(root), made: false, no_openat2: AtomicBool::new(false) }
+    }
+}
+
+impl Root {
     /// Opens the directory; makes it unless `dry_run`.
     pub(super) fn open(path: &Path, dry_run: bool) -> io::Result<Self> {
         let open =
@@ -56,7 +63,7 @@ impl Target {
         Ok(Self { root, made, no_openat2: AtomicBool::new(false) })
     }
 
-    /// Opens a directory below the target; the empty path is the target itself.
+    /// Opens a directory below it; the empty path is the directory itself.
     pub(super) fn dir(&self, path: &[u8]) -> io::Result<OwnedFd> {
         let root = self.root.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let path = path.strip_prefix(b"/").unwrap_or(path);
@@ -153,7 +160,7 @@ mod tests {
         assert_eq!(split.join(&b'/'), long.as_bytes());
 
         let dir = tempfile::tempdir().unwrap();
-        let target = Target::open(dir.path(), false).unwrap();
+        let target = Root::open(dir.path(), false).unwrap();
         let mut path = Vec::new();
         for _ in 0..30 {
             let (parent, name) = (target.dir(&path).unwrap(), "d".repeat(200));
@@ -172,7 +179,7 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("outside/x")).unwrap();
         std::fs::create_dir(dir.path().join("t")).unwrap();
         std::os::unix::fs::symlink("../outside", dir.path().join("t/link")).unwrap();
-        let target = Target::open(&dir.path().join("t"), false).unwrap();
+        let target = Root::open(&dir.path().join("t"), false).unwrap();
         for without in [false, true] {
             target.no_openat2.store(without, Ordering::Relaxed);
             for path in ["/link", "/link/x", "/..", "/../outside"] {
