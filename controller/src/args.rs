@@ -51,6 +51,9 @@ pub struct Args {
     /// The StorageClass of the CSI driver, for restores whose claims are the snapshot itself.
     #[arg(long, default_value = "stash-snapshot", value_name = "NAME")]
     pub storage_class: String,
+    /// Every node on which Jobs run has the CSI driver: Jobs that copy read snapshots through it where they can, without credentials.
+    #[arg(long)]
+    pub copy_by_volume: bool,
     /// What is logged, as RUST_LOG says it.
     #[arg(long, env = "RUST_LOG", default_value = "warn,stash_controller=info")]
     pub log: String,
@@ -78,8 +81,9 @@ impl Args {
             },
             concurrency: self.concurrency,
             release_namespace: self.namespace.clone().unwrap_or_else(|| own_namespace.to_owned()),
-            // Listing all the time helps nobody.
             storage_class: self.storage_class.clone(),
+            copy_by_volume: self.copy_by_volume,
+            // Listing all the time helps nobody.
             snapshot_sync: self.snapshot_sync.max(Duration::from_secs(1)),
         }
     }

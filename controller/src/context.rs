@@ -57,6 +57,8 @@ pub struct Options {
     pub concurrency: u16,
     /// The StorageClass of the CSI driver.
     pub storage_class: String,
+    /// Whether Jobs that copy read snapshots through the CSI driver where they can.
+    pub copy_by_volume: bool,
     /// How often repositories are listed where nothing says that they changed.
     pub snapshot_sync: Duration,
 }

@@ -198,6 +198,7 @@ fn request<'a>(session: &BackupSession, start: &Start<'a>, name: &str, purpose: 
         secret_keys: start.credentials.keys().copied().collect(),
         mounts: Vec::new(),
         local: start.local.clone(),
+        shown: None,
         beside: None,
         runtime: start.invoker.spec.runtime_settings.as_ref(),
         temp_dir: start.invoker.spec.temp_dir.as_ref(),

@@ -1,13 +1,14 @@
 //! The Jobs that do the work: how they are made, and what became of them.
 //!
 //! A Job has no rights on the API. What it is to do and the credentials lie in a Secret of its own, immutable, that is deleted with it;
-//! what it did is the termination message of its pod.
+//! what it did is the termination message of its pod. A Job that mounts the snapshots that it restores ([`shown`]) has no credentials.
 
 mod ended;
 mod handed;
 pub mod leaving;
 mod pod;
 mod secret;
+pub mod shown;
 mod sweep;
 mod upkeep;
 

@@ -82,7 +82,7 @@ const fn in_release(
 /// The group of roles.
 const RBAC: &str = "rbac.authorization.k8s.io";
 /// The names of the Roles that are made, and of their bindings. They are made by a patch, which names them as a watch by name does.
-const ROLES: &[&str] = &[Right::Secrets.role(), Right::Commands.role()];
+const ROLES: &[&str] = &[Right::Commands.role(), Right::Secrets.role()];
 /// The group of Stash's kinds.
 const STASH: &str = "stash.appscode.com";
 /// What Stash's operator registers at the API server.
@@ -403,7 +403,7 @@ mod tests {
     #[test]
     fn test_roles_are_those_of_namespaces_alone() {
         let of_roles = GRANTS.iter().filter(|grant| grant.group == RBAC);
-        assert!(of_roles.clone().all(|grant| grant.names == ["stash-fs-repositories", "stash-fs-hooks"]));
+        assert!(of_roles.clone().all(|grant| grant.names == ["stash-fs-hooks", "stash-fs-repositories"]));
         let resources: BTreeSet<&str> = of_roles.flat_map(|grant| grant.resources.iter().copied()).collect();
         assert_eq!(resources, ["rolebindings", "roles"].into());
     }

@@ -18,6 +18,7 @@ pub mod phase;
 pub mod plan;
 pub mod report;
 pub mod rules;
+pub mod shown;
 pub mod validate;
 
 /// Looks at a RestoreSession.

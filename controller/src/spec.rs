@@ -4,7 +4,8 @@ use stash_crds::runtime_settings::RuntimeSettings;
 use stash_crds::target::Rule;
 use stash_crds::{Backend, BackupConfiguration, Repository, RestoreSession};
 use stash_proto::job::{
-    BackupTask, IoNice, JobSpec, JobTask, MaintainTask, RepositoryAccess, RestoreTask, Retention, VERSION,
+    BackupTask, IoNice, JobSpec, JobTask, MaintainTask, RepositoryAccess, RestoreSource, RestoreTask, Retention,
+    VERSION,
 };
 
 use crate::jobs::WORKLOAD_ROOT;
@@ -62,7 +63,8 @@ fn priority(runtime: Option<&RuntimeSettings>) -> (Option<i32>, Option<IoNice>) 
     (container.and_then(|container| container.nice.as_ref()).and_then(|nice| nice.adjustment), ionice)
 }
 
-/// Returns what the Job that restores `host` by `rule` is told; `mounts` are where the target has its volumes.
+/// Returns what the Job that restores `sources` by `rule` is told; `mounts` are where the target has its volumes. Of what it mounts
+/// it is told no repository.
 ///
 /// # Errors
 ///
@@ -71,12 +73,12 @@ pub fn restore(
     repository: &Repository,
     session: &RestoreSession,
     rule: &Rule,
-    host: &str,
+    sources: Vec<RestoreSource>,
     mounts: Vec<String>,
 ) -> Result<Vec<u8>, SpecError> {
     let (nice, ionice) = priority(session.spec.runtime_settings.as_ref());
     let task = RestoreTask {
-        sources: crate::restore_session::rules::sources(rule, host),
+        sources,
         include: rule.include.clone(),
         exclude: rule.exclude.clone(),
         args: session.spec.target.as_ref().map(|target| target.args.clone()).unwrap_or_default(),
@@ -86,6 +88,9 @@ pub fn restore(
         ionice,
         cache: !session.spec.temp_dir.as_ref().is_some_and(|temp_dir| temp_dir.disable_caching),
     };
+    if task.is_mounted() {
+        return write_spec(RepositoryAccess::default(), JobTask::Restore(task));
+    }
     write(repository, JobTask::Restore(task))
 }
 
@@ -113,7 +118,10 @@ pub fn upkeep(repository: &Repository, invoker: &BackupConfiguration) -> Result<
 }
 
 fn write(repository: &Repository, task: JobTask) -> Result<Vec<u8>, SpecError> {
-    let repository = access(&repository.spec.backend)?;
+    write_spec(access(&repository.spec.backend)?, task)
+}
+
+fn write_spec(repository: RepositoryAccess, task: JobTask) -> Result<Vec<u8>, SpecError> {
     let spec = JobSpec { version: VERSION, repository, dead_hosts: Vec::new(), task };
     spec.check()?;
     Ok(serde_json::to_vec(&spec)?)
@@ -195,6 +203,22 @@ mod tests {
         assert_eq!(told["task"], json!({"maintain": {"forgetSnapshots": [id]}}));
         assert!(forget(&repository, vec!["latest".to_owned()]).is_err());
         assert_eq!(read(wipe_out(&repository).unwrap())["task"], json!({"maintain": {"wipeOut": true}}));
+    }
+
+    #[test]
+    fn test_who_mounts_snapshots_is_told_no_repository() {
+        let repository = repository(json!({"s3": {"endpoint": "minio", "bucket": "b"}}));
+        let session: RestoreSession = serde_json::from_value(json!({"metadata": {}, "spec": {}})).unwrap();
+        let told = |sources| -> Value {
+            let bytes = restore(&repository, &session, &Rule::default(), sources, vec!["/data".to_owned()]).unwrap();
+            assert!(JobSpec::parse(&bytes).is_ok());
+            serde_json::from_slice(&bytes).unwrap()
+        };
+        let (snapshot, root) = ("0a".repeat(32), "/snapshot/0".to_owned());
+        let mounted = RestoreSource::Mounted { snapshot, root, paths: vec!["/data".to_owned()] };
+        assert_eq!(told(vec![mounted]).get("repository"), None);
+        let named = RestoreSource::Snapshot("0a1b2c3d".to_owned());
+        assert_eq!(told(vec![named])["repository"], json!({"address": "s3:minio/b"}));
     }
 
     #[test]

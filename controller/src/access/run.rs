@@ -204,6 +204,7 @@ async fn start(repository: &Repository, context: &Context) -> Result<Way, Reconc
         secret_keys: made.of_pod.keys().copied().collect(),
         mounts: Vec::new(),
         local: Some(local),
+        shown: None,
         beside: None,
         runtime: runtime.as_ref(),
         temp_dir: None,

@@ -51,6 +51,11 @@ pub async fn exec(pods: &Api<Pod>, pod: &str, container: &str, command: Vec<Stri
     outcome(told.as_ref())
 }
 
+#[expect(clippy::disallowed_methods, reason = "a retry's backoff")]
+async fn rest(pause: Duration) {
+    sleep(pause).await;
+}
+
 /// Starts a command, as soon as that is allowed.
 async fn start(
     pods: &Api<Pod>,
@@ -69,7 +74,7 @@ async fn start(
                         .to_owned(),
                 );
             }
-            Err(_) => sleep(pause).await,
+            Err(_) => rest(pause).await,
         }
         pause *= 2;
     }

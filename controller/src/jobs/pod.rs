@@ -16,8 +16,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use stash_crds::backend::LocalBackend;
 use stash_crds::runtime_settings::{ContainerRuntimeSettings, PodRuntimeSettings, RuntimeSettings};
 use stash_crds::volumes::EmptyDirSettings;
+use stash_proto::job::RESTORE_CAPABILITIES;
 
 use super::secret::{SECRET_PREFIX, spec_key};
+use super::shown::{self, Shown};
 use crate::access::{self, certificates};
 use crate::names;
 
@@ -165,6 +167,8 @@ pub struct JobRequest<'a> {
     pub mounts: Vec<Mount>,
     /// The repository, if it is a volume.
     pub local: Option<LocalRepository>,
+    /// The snapshots that it mounts, if it has no credentials.
+    pub shown: Option<Shown>,
     /// The pod beside which it runs.
     pub beside: Option<Beside>,
     /// What the user says about its pod.
@@ -233,6 +237,7 @@ pub fn job(request: &JobRequest<'_>, settings: &Settings) -> Job {
     if !claims.is_empty() {
         annotations.insert(CLAIMS_ANNOTATION.to_owned(), claims.join(","));
     }
+    annotations.extend(request.shown.as_ref().and_then(shown::annotation));
     let labels = if is_restore { names::restore_labels() } else { names::backup_labels(None) };
     let theirs = request.runtime.and_then(|runtime| runtime.pod.clone()).unwrap_or_default();
     // Beside what a node has, the user may say where the pod may be, and nothing else of it.
@@ -387,6 +392,7 @@ fn container(request: &JobRequest<'_>, settings: &Settings) -> Container {
         ..mount(&data_volume(index), format!("{WORKLOAD_ROOT}{}", data.path).trim_end_matches('/'))
     }));
     mounts.extend(request.local.iter().map(|local| local.mount.clone()));
+    mounts.extend(request.shown.iter().flat_map(shown::mounts));
     let mut env = vec![EnvVar { name: "TMPDIR".to_owned(), value: Some(TMP_DIR.to_owned()), value_from: None }];
     // A Job uses nothing of its environment. The account that makes Jobs may not have them read what it does not read.
     let is_of_secret = |var: &&EnvVar| var.value_from.as_ref().is_some_and(|from| from.secret_key_ref.is_some());
@@ -418,16 +424,13 @@ fn container(request: &JobRequest<'_>, settings: &Settings) -> Container {
     }
 }
 
-/// What a Job that restores may: to give files to whom they belong, with all that is known of them. No more than what Pod Security
-/// calls the baseline.
-const TO_RESTORE: [&str; 6] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"];
-
 fn command(request: &JobRequest<'_>) -> Vec<String> {
     let secret = |key: &str| format!("{JOB_DIR}/secret/{key}");
     let Some(local) = request.local.as_ref().filter(|_| request.purpose == Purpose::Access) else {
         let (spec, secret) = (format!("{JOB_DIR}/{}", spec_key()), format!("{JOB_DIR}/secret"));
         let words = ["stash-fs", "job", "--spec", &spec, "--secret", &secret, "--report", "/dev/termination-log"];
-        return words.map(str::to_owned).to_vec();
+        let words = words.into_iter().filter(|word| request.shown.is_none() || !["--secret", &secret].contains(word));
+        return words.map(str::to_owned).collect();
     };
     let files = [certificates::CERTIFICATE, certificates::KEY, certificates::CLIENT_AUTHORITY].map(secret);
     let listen = format!("[::]:{}", access::PORT);
@@ -454,7 +457,7 @@ fn access_resources() -> ResourceRequirements {
 fn security(request: &JobRequest<'_>) -> SecurityContext {
     let added: &[&str] = match request.purpose {
         Purpose::Backup => &["DAC_READ_SEARCH"],
-        Purpose::Restore => &TO_RESTORE,
+        Purpose::Restore => &RESTORE_CAPABILITIES,
         Purpose::Upkeep | Purpose::Access => &[],
     };
     let is_root = !added.is_empty() || request.local.is_some();
@@ -519,6 +522,7 @@ fn volumes(request: &JobRequest<'_>) -> Vec<Volume> {
         }
     }));
     volumes.extend(request.local.iter().map(|local| local.volume.clone()));
+    volumes.extend(request.shown.iter().flat_map(shown::volumes));
     volumes
 }
 

@@ -184,6 +184,7 @@ async fn make(repository: &Repository, plan: &mut Plan, context: &Context) -> Re
             secret_keys: credentials.keys().copied().collect(),
             mounts: Vec::new(),
             local: None,
+            shown: None,
             beside: None,
             runtime: None,
             temp_dir: None,

@@ -283,7 +283,7 @@ fn ended_for_good(job: &Job, pods: &[&Pod]) -> Ended {
 }
 
 /// Finds a Job of a session by its name.
-pub(super) async fn locate(
+pub(crate) async fn locate(
     session: &RestoreSession,
     name: &str,
     context: &Context,

@@ -427,6 +427,7 @@ async fn start(
             secret_keys: credentials.keys().copied().collect(),
             mounts: Vec::new(),
             local,
+            shown: None,
             beside: None,
             runtime: runtime.as_ref(),
             temp_dir: None,

@@ -20,6 +20,7 @@ fn made_with(purpose: Purpose, runtime: Value, beside: Option<Beside>, source: S
         secret_keys: vec!["RESTIC_PASSWORD"],
         mounts: vec![Mount { source, path: "/stash-data".to_owned(), sub_path: None }],
         local: None,
+        shown: None,
         beside,
         runtime: Some(&runtime),
         temp_dir: Some(&temp_dir),
@@ -149,6 +150,7 @@ fn test_a_pod_that_serves_a_repository_reads_it_and_can_do_nothing_else() {
         secret_keys: vec!["client-ca.crt", "tls.crt", "tls.key"],
         mounts: Vec::new(),
         local: Some(local),
+        shown: None,
         beside: None,
         runtime: Some(&runtime),
         temp_dir: None,
@@ -243,4 +245,54 @@ fn test_a_restore_writes_to_its_volumes_and_goes_on_in_another_pod() {
     assert_eq!(made["metadata"]["ownerReferences"][0]["uid"], "u");
     let nodes = &pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
     assert_eq!(nodes["nodeSelectorTerms"][0]["matchFields"][0]["values"], json!(["node-1"]));
+}
+
+#[test]
+fn test_a_restore_that_mounts_its_snapshots_has_no_credentials() {
+    let snapshot = |id: &str| shown::Snapshot { id: id.repeat(32), paths: vec!["/data".to_owned()] };
+    let request = JobRequest {
+        name: "stash-restore-x-0".to_owned(),
+        namespace: "shop".to_owned(),
+        owner: OwnerReference { name: "x".to_owned(), uid: "u".to_owned(), ..OwnerReference::default() },
+        session_namespace: Some("shop".to_owned()),
+        repository: "shop/r".to_owned(),
+        purpose: Purpose::Restore,
+        secret_keys: Vec::new(),
+        mounts: vec![Mount { source: Source::Claim("data".to_owned()), path: "/data".to_owned(), sub_path: None }],
+        local: None,
+        shown: Some(Shown {
+            repository: "r".to_owned(),
+            secret: "keys".to_owned(),
+            snapshots: vec![snapshot("0a"), snapshot("1b")],
+        }),
+        beside: None,
+        runtime: None,
+        temp_dir: None,
+    };
+    let job = job(&request, &Settings { image: "i".to_owned() });
+    assert_eq!(shown::of_job(&job).len(), 2);
+    let made = serde_json::to_value(job).unwrap();
+    let pod = &made["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    assert_eq!(
+        container["command"],
+        json!(["stash-fs", "job", "--spec", "/var/run/stash-fs/job/job.json", "--report", "/dev/termination-log"])
+    );
+    let names: Vec<&str> = pod["volumes"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["stash-job", "stash-tmp-dir", "stash-volume", "stash-snapshot-0", "stash-snapshot-1"]);
+    assert_eq!(pod["volumes"][0]["secret"]["items"], json!([{"key": "job.json", "path": "job.json"}]));
+    let mounts: Vec<(&str, bool)> = container["volumeMounts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|mount| (mount["mountPath"].as_str().unwrap(), mount["readOnly"] == true))
+        .collect();
+    let expected = [
+        ("/var/run/stash-fs/job", true),
+        ("/stash-tmp", false),
+        ("/workload/data", false),
+        ("/snapshot/0", true),
+        ("/snapshot/1", true),
+    ];
+    assert_eq!(mounts, expected);
 }
