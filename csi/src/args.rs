@@ -20,6 +20,9 @@ pub struct Args {
     /// Whether it makes volumes for claims itself, so that no external-provisioner is needed. One such process does for a cluster.
     #[arg(long)]
     pub provision: bool,
+    /// The image that holds `stash-fs`. With it claims of other classes whose dataSourceRef names a Snapshot are populated, by Jobs that copy.
+    #[arg(long, requires = "provision", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub image: Option<String>,
     /// The control socket of the node daemon (`stash-fs serve`).
     #[arg(long, default_value = "/run/stash-fs/control.sock")]
     pub daemon: PathBuf,
@@ -35,6 +38,9 @@ pub struct Args {
     /// The endpoint, as kubelet calls it.
     #[arg(long, value_parser = absolute)]
     pub kubelet_endpoint: Option<PathBuf>,
+    /// Whether it takes the taint fs.stash.appscode.com/agent-not-ready off the node when kubelet has taken the driver.
+    #[arg(long, requires = "registry")]
+    pub remove_taint: bool,
     /// How many volumes the node may have; without it, by the memory of the node daemon.
     #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
     pub max_volumes: Option<i64>,
@@ -73,7 +79,10 @@ mod tests {
             &["--endpoint", "tcp://0.0.0.0:1"][..],
             &["--kubelet-dir", "/var/lib/../kubelet"],
             &["--registry", "/r"],
+            &["--remove-taint"],
             &["--max-volumes", "0"],
+            &["--image", "stash-fs:1"],
+            &["--provision", "--image", ""],
         ] {
             assert!(Args::try_parse_from(["stash-csi"].iter().chain(wrong)).is_err(), "{wrong:?}");
         }

@@ -1,4 +1,4 @@
-//! What the driver asks the API server. It only reads; what it decides by that stands in [`authorise`](crate::authorise),
+//! What the driver asks the API server. It only reads, but for one taint; what it decides by that stands in [`authorise`](crate::authorise),
 //! [`resolve`](crate::resolve) and [`provision`](crate::provision).
 
 use std::collections::BTreeMap;
@@ -53,6 +53,8 @@ pub trait Cluster: Send + Sync + std::fmt::Debug + 'static {
     async fn claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, ClusterError>;
     /// Returns a volume of the cluster.
     async fn volume(&self, name: &str) -> Result<Option<PersistentVolume>, ClusterError>;
+    /// Takes the taint of [`taint`](crate::taint) off a node; returns whether it had one.
+    async fn lift_taint(&self, node: &str) -> Result<bool, ClusterError>;
     /// Whether an account may mount a snapshot of a namespace; without a name, any of them.
     async fn may_mount(&self, account: &Account, namespace: &str, snapshot: Option<&str>)
     -> Result<bool, ClusterError>;

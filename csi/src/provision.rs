@@ -6,14 +6,14 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, SecretReference};
 use sha2::{Digest as _, Sha256};
 use stash_crds::Snapshot;
 use stash_crds::names::SNAPSHOT_GROUP;
 
 use crate::authorise;
 use crate::capability::{CapabilityError, usage};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ClusterError};
 use crate::names::is_object_name;
 use crate::proto::v1::{CreateVolumeRequest, VolumeCapability};
 use crate::publish::choice;
@@ -52,6 +52,9 @@ pub enum ProvisionError {
     /// There is no such claim.
     #[error("there is no PersistentVolumeClaim {0}")]
     NoClaim(String),
+    /// There is no such Snapshot in the claim's own namespace.
+    #[error("there is no Snapshot {0}; `kubectl get snapshots` lists those that there are")]
+    NoSnapshot(String),
     /// The claim is to hold something else.
     #[error("the dataSourceRef of {claim} is a {kind}; this driver makes volumes of Snapshots ({group})", group = SNAPSHOT_GROUP)]
     DataSource {
@@ -204,6 +207,9 @@ pub async fn make(cluster: &dyn Cluster, request: &CreateRequest) -> Result<Made
         Some((namespace, name)) => {
             let (rest, with_path) = volume::beside_snapshot(&parameters, &others)?;
             let object = cluster.snapshot(&namespace, &name).await?;
+            if object.is_none() && claim_namespace == Some(namespace.as_str()) {
+                return Err(ProvisionError::NoSnapshot(format!("{namespace}/{name}")).into());
+            }
             let status = object.as_ref().and_then(|object| object.status.clone()).unwrap_or_default();
             let wanted = Wanted { repository: status.repository, snapshot: SnapshotChoice::Named(name), ..rest };
             let path = if with_path { wanted.path.clone() } else { only_path(object.as_ref()) };
@@ -232,6 +238,24 @@ pub async fn make(cluster: &dyn Cluster, request: &CreateRequest) -> Result<Made
     let chosen = chosen?;
     let bytes = if request.bytes > 0 { request.bytes } else { chosen.bytes };
     Ok(Made { bytes, context: context(&wanted, &namespace, &chosen) })
+}
+
+/// Returns where the keys of a volume's Repository are.
+///
+/// # Errors
+///
+/// The API server does not say.
+pub async fn secret(
+    cluster: &dyn Cluster,
+    context: &BTreeMap<String, String>,
+) -> Result<Option<SecretReference>, ClusterError> {
+    let (Some(namespace), Some(name)) = (context.get(REPOSITORY_NAMESPACE), context.get(REPOSITORY)) else {
+        return Ok(None);
+    };
+    let repository = cluster.repository(namespace, name).await?;
+    let secret = repository.and_then(|repository| repository.spec.backend.storage_secret_name);
+    let secret = secret.filter(|secret| !secret.is_empty());
+    Ok(secret.map(|secret| SecretReference { name: Some(secret), namespace: Some(namespace.clone()) }))
 }
 
 /// Returns the attributes that a claim's annotations say.

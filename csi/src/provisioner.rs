@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
     CSIPersistentVolumeSource, ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec,
     SecretReference,
@@ -19,17 +20,19 @@ use kube::runtime::controller::{Action, Controller};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::watcher;
 use kube::{Client, Resource as _, ResourceExt as _};
+use stash_crds::names::COMPONENT_LABEL;
 use tokio::sync::watch;
 
-use crate::cluster::{Cluster, ClusterError};
+use crate::cluster::Cluster;
 use crate::controller::ControllerService;
 use crate::names::DRIVER;
+use crate::populate::source::SourceError;
+use crate::populate::{self, Copier, objects};
 use crate::proto::v1::volume_capability::access_mode::Mode;
 use crate::proto::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use crate::proto::v1::{CreateVolumeRequest, VolumeCapability};
-use crate::provision::{CLAIM_NAME, CLAIM_NAMESPACE};
+use crate::provision::{self, CLAIM_NAME, CLAIM_NAMESPACE};
 use crate::status::{RpcError, code};
-use crate::volume::{REPOSITORY, REPOSITORY_NAMESPACE};
 
 /// How the cluster's controller says whose a claim is, in its words of today and of before 1.23.
 const PROVISIONERS: [&str; 2] =
@@ -47,6 +50,9 @@ pub enum ProvisionerError {
     /// It is not made.
     #[error(transparent)]
     Refused(#[from] RpcError),
+    /// It is not filled.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// The claim asks for what cannot be.
     #[error("{0}")]
     Claim(String),
@@ -60,17 +66,19 @@ pub enum ProvisionerError {
     },
 }
 
-fn failed(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ProvisionerError {
+pub(crate) fn failed(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ProvisionerError {
     let what = what.into();
     move |error| ProvisionerError::Api { what, source: Box::new(error) }
 }
 
+/// Returns whether the cluster gave a claim to this driver.
+pub fn is_given(claim: &PersistentVolumeClaim) -> bool {
+    PROVISIONERS.iter().any(|name| claim.annotations().get(*name).is_some_and(|value| value == DRIVER))
+}
+
 /// Returns whether a claim waits for a volume of this driver.
 pub fn waits(claim: &PersistentVolumeClaim) -> bool {
-    let spec = claim.spec.as_ref();
-    let ours = PROVISIONERS.iter().any(|name| claim.annotations().get(*name).is_some_and(|value| value == DRIVER));
-    let is_bound = spec.and_then(|spec| spec.volume_name.as_deref()).is_some_and(|name| !name.is_empty());
-    ours && !is_bound && claim.metadata.deletion_timestamp.is_none()
+    is_given(claim) && populate::volume_name(claim).is_none() && claim.metadata.deletion_timestamp.is_none()
 }
 
 /// Returns whether the object of a volume is ours to delete: its claim is gone, and its class says that it goes with it.
@@ -166,6 +174,7 @@ struct Provisioner {
     cluster: Arc<dyn Cluster>,
     service: ControllerService,
     recorder: Recorder,
+    copier: Option<Copier>,
 }
 
 impl Provisioner {
@@ -178,8 +187,8 @@ impl Provisioner {
         let class = class.ok_or_else(|| ProvisionerError::Claim("its StorageClass is gone".to_owned()))?;
         let request = request(claim, &class, &claim.uid().unwrap_or_default())?;
         let made = self.service.create(request).await?;
-        let secret = self.secret(&made.volume_context).await.map_err(RpcError::from)?;
         let context = made.volume_context.into_iter().collect();
+        let secret = provision::secret(self.cluster.as_ref(), &context).await.map_err(RpcError::from)?;
         let volume = object(claim, &class, made.volume_id, context, secret);
         let name = volume.name_any();
         let api = Api::<PersistentVolume>::all(self.client.clone());
@@ -194,27 +203,33 @@ impl Provisioner {
         }
     }
 
-    /// Returns where the keys of a volume's Repository are.
-    async fn secret(&self, context: &BTreeMap<String, String>) -> Result<Option<SecretReference>, ClusterError> {
-        let (Some(namespace), Some(name)) = (context.get(REPOSITORY_NAMESPACE), context.get(REPOSITORY)) else {
-            return Ok(None);
-        };
-        let repository = self.cluster.repository(namespace, name).await?;
-        let secret = repository.and_then(|repository| repository.spec.backend.storage_secret_name);
-        let secret = secret.filter(|secret| !secret.is_empty());
-        Ok(secret.map(|secret| SecretReference { name: Some(secret), namespace: Some(namespace.clone()) }))
-    }
-
     async fn tell(&self, claim: &PersistentVolumeClaim, type_: EventType, reason: &str, note: String) {
-        let note = Some(note.chars().take(1000).collect());
-        let event = Event { type_, reason: reason.to_owned(), note, action: "Provision".to_owned(), secondary: None };
-        if let Err(error) = self.recorder.publish(&event, &claim.object_ref(&())).await {
-            tracing::warn!(%error, reason, "an event was not written");
-        }
+        tell(&self.recorder, &claim.object_ref(&()), "Provision", type_, reason, note).await;
+    }
+}
+
+/// Tells something as an event of `about`.
+pub(crate) async fn tell(
+    recorder: &Recorder,
+    about: &ObjectReference,
+    action: &str,
+    type_: EventType,
+    reason: &str,
+    note: String,
+) {
+    let note = Some(note.chars().take(1000).collect());
+    let event = Event { type_, reason: reason.to_owned(), note, action: action.to_owned(), secondary: None };
+    if let Err(error) = recorder.publish(&event, about).await {
+        tracing::warn!(%error, reason, "an event was not written");
     }
 }
 
 async fn reconcile_claim(claim: Arc<PersistentVolumeClaim>, to: Arc<Provisioner>) -> Result<Action, ProvisionerError> {
+    if !is_given(&claim)
+        && let Some(copier) = to.copier.as_ref().filter(|_| populate::concerns(&claim))
+    {
+        return copier.populate(&claim).await;
+    }
     if !waits(&claim) {
         return Ok(Action::await_change());
     }
@@ -244,26 +259,49 @@ async fn reconcile_volume(volume: Arc<PersistentVolume>, to: Arc<Provisioner>) -
 }
 
 fn again<K>(_: Arc<K>, error: &ProvisionerError, _: Arc<Provisioner>) -> Action {
+    // What is refused, as by a quota, is seldom allowed a moment later.
+    let is_refusal =
+        |error: &kube::Error| matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code));
     Action::requeue(match error {
+        ProvisionerError::Api { source, .. } if is_refusal(source) => AGAIN,
         ProvisionerError::Api { .. } => SOON,
-        ProvisionerError::Refused(refused) if code(refused) == tonic::Code::Unavailable => SOON,
-        ProvisionerError::Refused(_) | ProvisionerError::Claim(_) => AGAIN,
+        ProvisionerError::Refused(refused) | ProvisionerError::Source(SourceError::Rpc(refused))
+            if code(refused) == tonic::Code::Unavailable =>
+        {
+            SOON
+        }
+        ProvisionerError::Refused(_) | ProvisionerError::Source(_) | ProvisionerError::Claim(_) => AGAIN,
     })
 }
 
-/// Makes volumes until `stopped` says stop.
-pub async fn run(client: Client, cluster: Arc<dyn Cluster>, stopped: watch::Receiver<bool>) {
+/// Makes volumes until `stopped` says stop. With the image that holds `stash-fs`, claims of other classes are populated as well.
+pub async fn run(client: Client, cluster: Arc<dyn Cluster>, image: Option<String>, stopped: watch::Receiver<bool>) {
     let reporter = Reporter { controller: DRIVER.to_owned(), instance: None };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let copier = image.map(|image| Copier {
+        client: client.clone(),
+        cluster: Arc::clone(&cluster),
+        recorder: recorder.clone(),
+        image,
+    });
+    let copies = copier.is_some();
     let context = Arc::new(Provisioner {
         client: client.clone(),
         service: ControllerService::new(Arc::clone(&cluster)),
         cluster,
-        recorder: Recorder::new(client.clone(), reporter),
+        recorder,
+        copier,
     });
     let told = |mut stopped: watch::Receiver<bool>| async move {
         drop(stopped.wait_for(|stopped| *stopped).await);
     };
-    let claims = Controller::new(Api::<PersistentVolumeClaim>::all(client.clone()), watcher::Config::default())
+    let all_claims = || Api::<PersistentVolumeClaim>::all(client.clone());
+    let mut claims = Controller::new(all_claims(), watcher::Config::default());
+    if copies {
+        let ours = watcher::Config::default().labels(&format!("{COMPONENT_LABEL}={}", objects::COMPONENT));
+        claims = claims.owns(all_claims(), ours.clone()).owns(Api::<Job>::all(client.clone()), ours);
+    }
+    let claims = claims
         .graceful_shutdown_on(told(stopped.clone()))
         .run(reconcile_claim, again, Arc::clone(&context))
         .for_each(|done| async {
@@ -271,7 +309,7 @@ pub async fn run(client: Client, cluster: Arc<dyn Cluster>, stopped: watch::Rece
                 tracing::warn!(%error, "a claim has no volume");
             }
         });
-    let volumes = Controller::new(Api::<PersistentVolume>::all(client), watcher::Config::default())
+    let volumes = Controller::new(Api::<PersistentVolume>::all(client.clone()), watcher::Config::default())
         .graceful_shutdown_on(told(stopped))
         .run(reconcile_volume, again, context)
         .for_each(|done| async {

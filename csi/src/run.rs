@@ -23,7 +23,7 @@ use crate::provisioner;
 use crate::publish::NodeContext;
 use crate::register::{self, Outcome, RegistrationService};
 use crate::server::{self, Services};
-use crate::telemetry;
+use crate::{taint, telemetry};
 
 /// How often is looked whether the node daemon is there.
 const LOOK: Duration = Duration::from_millis(200);
@@ -49,8 +49,8 @@ pub async fn run(args: Args, daemon: Arc<dyn NodeDaemon>) -> anyhow::Result<()> 
         return serve(&args, cluster, daemon, told).await;
     }
     let (stop, stopped) = watch::channel(false);
-    let provisioner = tokio::spawn(provisioner::run(client, Arc::clone(&cluster), stopped));
-    tracing::info!("makes volumes for claims");
+    let provisioner = tokio::spawn(provisioner::run(client, Arc::clone(&cluster), args.image.clone(), stopped));
+    tracing::info!(image = args.image, "makes volumes for claims");
     let served = if has_service {
         serve(&args, cluster, daemon, told).await
     } else {
@@ -94,7 +94,7 @@ pub async fn serve(
     };
     let asked = Arc::clone(&daemon);
     let identity = IdentityService { controls: args.controller, daemon: node.is_some().then_some(daemon) };
-    let controller = args.controller.then(|| ControllerService::new(cluster));
+    let controller = args.controller.then(|| ControllerService::new(Arc::clone(&cluster)));
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let socket = |path: &std::path::Path| {
@@ -105,10 +105,13 @@ pub async fn serve(
 
     // Kubelet asks the driver's own socket as soon as it sees this one, so it comes second.
     let registry = args.registry.as_ref().map(|folder| folder.join(register::SOCKET));
-    let mut outcome = None;
+    let (mut outcome, mut lifting) = (None, None);
     if let (Some(path), Some(endpoint)) = (&registry, &args.kubelet_endpoint) {
         let (service, seen) = RegistrationService::new(endpoint.display().to_string());
         tasks.spawn(register(path.clone(), Services::of_registration(service), asked, stopped.clone()));
+        if let (true, Some(node)) = (args.remove_taint, &args.node) {
+            lifting = Some(tokio::spawn(taint::lift(Arc::clone(&cluster), node.clone(), seen.clone())));
+        }
         outcome = Some(seen);
     }
     tracing::info!(endpoint = %args.endpoint.display(), node = args.node, controller = args.controller, "started");
@@ -126,6 +129,9 @@ pub async fn serve(
         tracing::warn!(%error, path = %path.display(), "the socket of the registration was not removed");
     }
     stop.send_replace(true);
+    if let Some(lifting) = lifting {
+        lifting.abort();
+    }
     while tasks.join_next().await.is_some() {}
     ended
 }

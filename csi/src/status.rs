@@ -107,7 +107,7 @@ pub fn code(error: &RpcError) -> Code {
         // A full disk is freed by somebody; a call is made again.
         RpcError::Pin(_) => Code::Unavailable,
         RpcError::Provision(error) => match error {
-            ProvisionError::NoClaim(_) => Code::NotFound,
+            ProvisionError::NoClaim(_) | ProvisionError::NoSnapshot(_) => Code::NotFound,
             ProvisionError::Exists(_) => Code::AlreadyExists,
             ProvisionError::Size { .. } => Code::OutOfRange,
             ProvisionError::Name(_)

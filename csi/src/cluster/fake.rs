@@ -76,6 +76,10 @@ impl Cluster for FakeCluster {
         self.ask(format!("volume {name}"), find(&self.volumes, "", name))
     }
 
+    async fn lift_taint(&self, node: &str) -> Result<bool, ClusterError> {
+        self.ask(format!("taints of {node}"), false)
+    }
+
     async fn may_mount(
         &self,
         account: &Account,

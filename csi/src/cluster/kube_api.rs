@@ -5,17 +5,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
-use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
-use kube::api::{Api, ListParams, PostParams};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use stash_crds::names::{SNAPSHOT_GROUP, SNAPSHOT_REPOSITORY_LABEL};
 use stash_crds::{Repository, Snapshot};
 use zeroize::Zeroizing;
 
 use super::{Cluster, ClusterError, SecretData};
 use crate::authorise::Account;
+use crate::taint;
 
 /// How long one question may take: kubelet waits two minutes for all of them together.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -112,6 +114,19 @@ impl Cluster for KubeApi {
     async fn volume(&self, name: &str) -> Result<Option<PersistentVolume>, ClusterError> {
         let api = Api::<PersistentVolume>::all(self.client.clone());
         ask(format!("get PersistentVolume {name}"), api.get_opt(name)).await
+    }
+
+    async fn lift_taint(&self, node: &str) -> Result<bool, ClusterError> {
+        let api = Api::<Node>::all(self.client.clone());
+        let what = format!("take a taint off Node {node}");
+        let Some(found) = ask(what.clone(), api.get_opt(node)).await? else { return Ok(false) };
+        let taints = found.spec.and_then(|spec| spec.taints).unwrap_or_default();
+        let Some(left) = taint::without(&taints) else { return Ok(false) };
+        // Only if it is still the node that was seen: others give and take taints too.
+        let patch: Patch<Value> = Patch::Merge(
+            json!({"metadata": {"resourceVersion": found.metadata.resource_version}, "spec": {"taints": left}}),
+        );
+        ask(what, api.patch(node, &PatchParams::default(), &patch)).await.map(|_| true)
     }
 
     async fn may_mount(

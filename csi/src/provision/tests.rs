@@ -163,7 +163,7 @@ async fn test_what_is_no_volume() {
             "repositoryNamespace is needed",
         ),
         (request(writer, &of_claim("gone")), Code::NotFound, "there is no PersistentVolumeClaim shop/gone"),
-        (request(writer, &of_claim("none")), Code::PermissionDenied, "does not exist, or its usagePolicy"),
+        (request(writer, &of_claim("none")), Code::NotFound, "there is no Snapshot shop/repo-none"),
         (request(writer, &of_claim("cloned")), Code::InvalidArgument, "is a PersistentVolumeClaim; this driver"),
         (request(writer, &of_claim("plain")), Code::InvalidArgument, "the attribute repository is needed"),
         (request(writer, &of_claim("far")), Code::PermissionDenied, "the Repository storage/repo does not exist, or"),
