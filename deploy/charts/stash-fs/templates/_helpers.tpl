@@ -51,6 +51,11 @@ app.kubernetes.io/part-of: stash-fs
 {{- and .Values.admissionPolicy.enabled (.Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy") }}
 {{- end }}
 
+{{/* Whether claims of other classes are populated. */}}
+{{- define "stash-fs.populates" -}}
+{{- and .Values.node.enabled .Values.node.populate.enabled (eq (include "stash-fs.hasPolicies" .) "true") }}
+{{- end }}
+
 {{/* By these the controller's pods are selected; they never change. */}}
 {{- define "stash-fs.selector" -}}
 app.kubernetes.io/name: {{ include "stash-fs.name" . }}
