@@ -3,6 +3,7 @@
 # Usage: cluster.sh run    in the foreground, until its standard input or itself ends; prints "ready"
 #        cluster.sh up     in the background
 #        cluster.sh down   stops it, and clears what an unclean end has left
+#        cluster.sh reboot    the node loses power and starts again; the file lib/cluster/boots of the state counts
 #        cluster.sh enter COMMAND...    runs a command on the node
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -109,6 +110,9 @@ case ${1:-} in
     pid=$(owner) && [ "$pid" != ending ] && kill "$pid" || true
     take_lock 60 || { echo "the cluster (process $pid) does not end" >&2; exit 1; }
     sweep
+    ;;
+  reboot)
+    kill -USR1 "$(cat "$state/pid")"
     ;;
   enter)
     shift

@@ -86,7 +86,13 @@ umask 022
 export KUBECONFIG=$PWD/admin.conf
 
 # --- Programs
-start containerd containerd --config containerd.toml
+start_containerd() {
+  start containerd containerd --config containerd.toml
+}
+start_kubelet() {
+  start kubelet kubelet --config=kubelet.yaml --kubeconfig=kubelet.conf --node-ip=$node
+}
+start_containerd
 start etcd etcd --data-dir /var/lib/etcd --unsafe-no-fsync
 start kube-apiserver kube-apiserver --etcd-servers=http://127.0.0.1:2379 --bind-address=0.0.0.0 --advertise-address=$node \
   --service-cluster-ip-range=$services --allow-privileged --authorization-mode=Node,RBAC \
@@ -107,7 +113,7 @@ until_true 60 containerd ctr version
 rm -r "$busybox"
 
 until_true 120 "API server" kubectl get --raw /readyz
-start kubelet kubelet --config=kubelet.yaml --kubeconfig=kubelet.conf --node-ip=$node
+start_kubelet
 # A node of a busy machine is not lost because it was silent for a minute.
 start kube-controller-manager kube-controller-manager --kubeconfig=kube-controller-manager.conf --leader-elect=false \
   --flex-volume-plugin-dir=/var/lib/kubelet/volume-plugins --node-monitor-grace-period=5m \
@@ -120,8 +126,56 @@ kubectl apply -f storage-class.yaml >/dev/null
 start provisioner ./provisioner.sh "$KUBECONFIG"
 until_true 120 "node" kubectl wait --for=condition=Ready node/node-1 --timeout=1s
 until_true 60 "account for pods" kubectl get serviceaccount default
+echo 0 > boots
 echo ready
 
-wait -n -p first "${!name_of[@]}" || true
+# --- A loss of power, for who sends SIGUSR1: what a node runs ends at once, and what it has mounted and written to /run is gone. What is
+# the cluster's goes on. The file "boots" counts.
+of_the_node() { # prints the processes that are not the cluster's
+  local pid at parent kept=" $$ $BASHPID ${!name_of[*]} "
+  for pid in /proc/[0-9]*; do
+    pid=${pid#/proc/} at=$pid
+    while [[ $kept != *" $at "* ]]; do
+      parent=$(awk '/^PPid:/ { print $2 }' "/proc/$at/status" 2>/dev/null) || continue 2
+      case $parent in
+        0 | "") continue 2 ;; # it was entered from outside, or has ended
+        1) echo "$pid"; continue 2 ;;
+      esac
+      at=$parent
+    done
+  done
+}
+none_of_the_node() {
+  local left
+  left=$(of_the_node)
+  [ -z "$left" ] || { kill -KILL $left 2>/dev/null; return 1; }
+}
+lose_power() {
+  local pid
+  for pid in "${!name_of[@]}"; do
+    case ${name_of[$pid]} in
+      containerd | kubelet)
+        unset "name_of[$pid]"
+        kill -KILL "$pid"
+        wait "$pid" || true
+        ;;
+    esac
+  done 2>/dev/null
+  until_true 30 "end of the node's processes" none_of_the_node
+  awk '$5 ~ "^(/var/lib/kubelet|/run)/" { print $5 }' /proc/self/mountinfo | tac | while read -r path; do umount -l "$path"; done
+  find /sys/fs/cgroup -depth -type d -path '*/stash-fs-cluster/kubepods*' -exec rmdir {} + 2>/dev/null || true
+  find /run -mindepth 1 -maxdepth 1 ! -name lock ! -name sysctl -exec rm -rf --one-file-system {} +
+  start_containerd
+  # It takes stock of what ran before, and refuses kubelet meanwhile.
+  until_true 60 containerd grep -q "Start streaming server" /var/log/containerd.log
+  start_kubelet
+  echo $(($(cat boots) + 1)) > boots
+}
+trap lose_power USR1
+
+first=
+while [ -z "${first:-}" ]; do
+  wait -n -p first "${!name_of[@]}" || true
+done
 ended "$first"
 exit 1

@@ -26,17 +26,19 @@ spec:
 Y
 }
 
-# A claim waits for a volume once the scheduler has chosen a node for its first pod.
+# A claim waits for a volume once the scheduler has chosen a node for its first pod. One that names a source is left to whoever knows it, as
+# external-provisioner does.
 claims='{{with .metadata}}{{.namespace}} {{.name}} {{.uid}}{{end}} {{.spec.resources.requests.storage}} '
 claims+='{{range $i, $m := .spec.accessModes}}{{if $i}},{{end}}{{$m}}{{end}} {{.spec.storageClassName}} {{.status.phase}} '
-claims+='{{with .metadata.annotations}}{{index . "volume.kubernetes.io/selected-node"}}{{end}}{{"\n"}}'
+claims+='{{with .metadata.annotations}}{{index . "volume.kubernetes.io/selected-node"}}{{end}} '
+claims+='{{with .spec.dataSourceRef}}{{.kind}}{{end}}{{"\n"}}'
 volumes='{{.metadata.name}} {{.spec.storageClassName}} {{.status.phase}}{{"\n"}}'
 
 watch() { # RESOURCE TEMPLATE: until the cluster ends; the API server ends each watch after some time
   while true; do kubectl get "$1" --all-namespaces --watch -o go-template="$2" || sleep 1; done
 }
-watch persistentvolumeclaims "$claims" | while read -r namespace name uid size mode class phase node; do
-  [ "$class $phase $node" = "standard Pending node-1" ] && provision "$namespace" "$name" "$uid" "$size" "$mode"
+watch persistentvolumeclaims "$claims" | while read -r namespace name uid size mode class phase node source; do
+  [ "$class $phase $node $source" = "standard Pending node-1 " ] && provision "$namespace" "$name" "$uid" "$size" "$mode"
 done &
 watch persistentvolumes "$volumes" | while read -r name class phase; do
   [ "$class $phase" = "standard Released" ] && rm -rf --one-file-system "${directory:?}/$name" && kubectl delete persistentvolume "$name"

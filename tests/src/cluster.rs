@@ -46,7 +46,13 @@ static RUNNING: RwLock<Option<Running>> = RwLock::new(None);
 /// The running cluster, shared by the tests.
 #[derive(Debug)]
 pub struct Cluster {
-    running: RwLockReadGuard<'static, Option<Running>>,
+    running: Guard,
+}
+
+#[derive(Debug)]
+enum Guard {
+    Shared(RwLockReadGuard<'static, Option<Running>>),
+    Alone(ExclusiveCluster),
 }
 
 impl Cluster {
@@ -57,15 +63,34 @@ impl Cluster {
         loop {
             let running = RUNNING.read().unwrap_or_else(PoisonError::into_inner);
             if running.is_some() {
-                return Self { running };
+                return Self { running: Guard::Shared(running) };
             }
             drop(running);
             drop(ExclusiveCluster::start());
         }
     }
 
+    /// The same while no other test uses it, for tests that do something to its node.
+    pub fn start_alone() -> Self {
+        Self { running: Guard::Alone(ExclusiveCluster::start()) }
+    }
+
     fn running(&self) -> &Running {
-        self.running.as_ref().expect("start() has put it there")
+        let running = match &self.running {
+            Guard::Shared(running) => running.as_ref(),
+            Guard::Alone(cluster) => cluster.running.as_ref(),
+        };
+        running.expect("start() has put it there")
+    }
+
+    /// Has the node lose its power, and returns when it has started again: what ran there ended at once, and what was mounted is gone.
+    /// For who is alone.
+    pub fn lose_power(&self) {
+        assert!(matches!(self.running, Guard::Alone(_)), "other tests have pods on the node");
+        let boots = || std::fs::read_to_string(format!("{STATE}/lib/cluster/boots")).unwrap();
+        let before = boots();
+        assert!(script("reboot").status().unwrap().success());
+        wait_until("the node to start again", || (boots() != before).then_some(()));
     }
 
     /// A client with all rights.

@@ -1,5 +1,5 @@
 //! Servers that a test starts on loopback: real ones (MinIO, rclone, sshd, toxiproxy), one that records what it is asked
-//! ([`Recorder`]), and one that misbehaves ([`Peer`]).
+//! ([`Recorder`]), one that counts on the way to another ([`Counting`]), and one that misbehaves ([`Peer`]).
 //!
 //! Each listens on a port of its own and ends, by its process id, when it is dropped. So none of them goes into a `static`.
 
@@ -12,6 +12,7 @@ use crate::mounted::wait_for;
 
 mod access;
 mod certificates;
+mod counting;
 pub(crate) mod http1;
 mod minio;
 mod peer;
@@ -23,6 +24,7 @@ mod toxiproxy;
 
 pub use access::AccessServer;
 pub use certificates::Certificates;
+pub use counting::Counting;
 pub use minio::Minio;
 pub use peer::{Peer, Script};
 pub use rclone::RcloneServer;

@@ -2,8 +2,12 @@
 //! the judge of what was stored.
 
 mod chart;
+mod copies;
 mod faults;
+mod populated;
+mod power;
 mod restored;
+mod stores;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -33,7 +37,10 @@ struct World {
 
 impl World {
     fn start() -> Self {
-        let cluster = Cluster::start();
+        Self::on(Cluster::start())
+    }
+
+    fn on(cluster: Cluster) -> Self {
         for definition in stash_crds::definitions() {
             cluster.kubectl().apply(&serde_json::to_value(definition).unwrap());
         }
@@ -137,6 +144,22 @@ impl Shop<'_> {
         let address = self.world.minio.repository(BUCKET, &self.prefix(repository));
         command.args(["--no-cache", "--repo", &address]).args(arguments).env("RESTIC_PASSWORD", PASSWORD);
         run(command.envs(self.world.minio.environment()))
+    }
+
+    /// A Repository in which restic stored a folder of this machine, with its Snapshot; `store` is where it is reached.
+    fn backed_up_elsewhere(&self, name: &str, folder: &Path, store: SocketAddr) {
+        self.restic(name, &["init"]);
+        self.restic(name, &["backup", "--host", "host-0", folder.to_str().unwrap()]);
+        let s3 = json!({"endpoint": format!("http://{store}"), "bucket": BUCKET, "prefix": self.prefix(name)});
+        self.namespace.apply(json!({
+            "apiVersion": "stash.appscode.com/v1alpha1", "kind": "Repository", "metadata": {"name": name},
+            "spec": {"backend": {"storageSecretName": "s3", "s3": s3}}
+        }));
+        let label = format!("repository={name}");
+        wait_until("the snapshot as an object", || {
+            let found = ["get", "snapshots.repositories.stash.appscode.com", "-l", &label, "-o", "name"];
+            (!self.namespace.run(&found).is_empty()).then_some(())
+        });
     }
 
     /// The uids of the pods and how often their containers were started again.
@@ -380,6 +403,12 @@ fn test_backups_on_a_real_cluster() {
 fn test_the_chart_on_a_real_cluster() {
     let _alone = alone();
     chart::test_chart(&World::start());
+}
+
+#[test]
+fn soak_a_node_full_of_pods_loses_its_power() {
+    let _alone = alone();
+    power::test_power(&World::on(Cluster::start_alone()));
 }
 
 /// Two controllers do not act on one cluster, and nobody else bears a node that is drained.

@@ -1,5 +1,6 @@
 //! The Helm chart: what it renders, what it refuses, and what a real API server makes of it.
 
+mod populate;
 mod rendered;
 mod secrets;
 
@@ -236,6 +237,7 @@ fn test_the_controller_works_with_what_the_chart_gives_it() {
     policies_hold(&account);
     commands_are_not_run_in_the_own_namespace(kubectl, &account);
     volumes_of_others_are_left_alone(kubectl);
+    populate::test_populate(&server);
 
     // What the README has, to the letter.
     let shop = server.namespace();
@@ -334,6 +336,15 @@ fn policies_hold(account: &Kubectl) {
     let of_secret = |name: &str| json!({"secret": {"secretName": name}});
     let projected = json!({"projected": {"sources": [{"secret": {"name": "stash-backup-x-0"}}]}});
     let own_only = "Jobs mount their own Secret only";
+    let shown = |attributes: Value| {
+        json!({"csi": {"driver": "fs.stash.appscode.com", "readOnly": true, "volumeAttributes": attributes,
+            "nodePublishSecretRef": {"name": "keys"}}})
+    };
+    let snapshot = || shown(json!({"repository": "repo", "snapshot": "0a1b"}));
+    let elsewhere = shown(json!({"repository": "repo", "snapshot": "0a1b", "repositoryNamespace": "storage"}));
+    let mut writable = snapshot();
+    writable["csi"]["readOnly"] = json!(false);
+    let only_read = "mount snapshots of their own namespace only, and read them";
     let takes =
         |more: Value| json!({"containers": [merged(json!({"name": "c", "image": "i"}), more)], "volumes": null});
     let value_from = json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]});
@@ -344,6 +355,12 @@ fn policies_hold(account: &Kubectl) {
         (mounts("stash-backup-x-0", of_secret("other")), Some(own_only)),
         (mounts("database", of_secret("database")), Some(own_only)),
         (mounts("stash-backup-x-0", projected), Some(own_only)),
+        (mounts("stash-restore-x-0", snapshot()), None),
+        (mounts("stash-backup-x-0", snapshot()), Some(only_read)),
+        (mounts("stash-restore-x-0", elsewhere), Some(only_read)),
+        (mounts("stash-restore-x-0", writable), Some(only_read)),
+        // A `local` backend may be a volume of another driver.
+        (mounts("stash-backup-x-0", json!({"csi": {"driver": "nfs.csi.k8s.io"}})), None),
         (job("default", takes(json!({"env": [{"name": "A", "value": "b"}]}))), None),
         (job("default", takes(value_from)), Some(no_environment)),
         (job("default", takes(all_from)), Some(no_environment)),
@@ -390,6 +407,14 @@ fn commands_are_not_run_in_the_own_namespace(kubectl: &Kubectl, account: &Kubect
         kubectl.apply(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "namespace": namespace},
             "spec": {"nodeName": "nowhere", "automountServiceAccountToken": false, "containers": [{"name": "c", "image": "i"}]}}));
     }
+    // Its own rights allow it nowhere; the policy holds whatever they are.
+    let group = "rbac.authorization.k8s.io";
+    let rule = json!({"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create", "get"]});
+    let (api, name) = (format!("{group}/v1"), json!({"name": "commands"}));
+    kubectl.apply(&json!({"apiVersion": api, "kind": "ClusterRole", "metadata": name, "rules": [rule]}));
+    kubectl.apply(&json!({"apiVersion": api, "kind": "ClusterRoleBinding", "metadata": name,
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "commands"},
+        "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}]}));
     let run =
         |who: &Kubectl, namespace: &str| who.try_run(&["exec", "-n", namespace, "web", "--", "true"], "").unwrap_err();
     wait_until("the policy", || {

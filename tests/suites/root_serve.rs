@@ -1,5 +1,6 @@
 //! The node daemon and its keeper: many mounts over the control API, which outlive both processes.
 
+mod idmapped;
 mod overlay;
 
 use std::fs::{self, File};

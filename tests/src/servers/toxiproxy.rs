@@ -87,6 +87,13 @@ impl Proxy<'_> {
         self.add("latency", json!({ "latency": milliseconds }));
     }
 
+    /// Leads to another server, from the next connection on; those that are open are cut.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        self.set_enabled(false);
+        let body = json!({ "upstream": upstream.to_string(), "enabled": true });
+        self.toxiproxy.call("POST", &format!("/proxies/{}", self.name), &body);
+    }
+
     /// Cuts all connections and takes no new ones, or takes them again.
     pub fn set_enabled(&self, enabled: bool) {
         self.toxiproxy.call("POST", &format!("/proxies/{}", self.name), &json!({ "enabled": enabled }));

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
-use stash_tests::cluster::{Image, wait_until};
+use stash_tests::cluster::{Image, Namespace, wait_until};
 use stash_tests::fixture::run;
 use stash_tests::mounted::{clean, sibling};
 use stash_tests::servers::tool;
@@ -21,7 +21,11 @@ fn helm(world: &World, arguments: &[&str]) -> String {
     run(command.args(arguments))
 }
 
-pub(super) fn test_chart(world: &World) {
+/// The account of the node's driver.
+pub(super) const NODE_ACCOUNT: &str = "stash-fs-node";
+
+/// Installs the chart, in a namespace of its own.
+pub(super) fn install<'w>(world: &'w World, more: &[&str]) -> Namespace<'w> {
     let config = json!({"Entrypoint": ["/usr/bin/stash-controller"], "Env": ["PATH=/usr/bin"], "User": "65532:65532"});
     let image = Image::new(CONTROLLER_IMAGE, config);
     world.cluster.import(&image.file("/usr/bin/stash-controller", &sibling("stash-controller")));
@@ -38,12 +42,21 @@ pub(super) fn test_chart(world: &World) {
         "image.keeper.tag=test",
         "image.csi.tag=test",
         "controller.jitter=0s",
+        "node.daemon.deadline=8s",
     ];
     let mut arguments =
         vec!["install", "stash-fs", chart.to_str().unwrap(), "--namespace", release.name(), "--wait", "--timeout=2m"];
-    values.iter().for_each(|value| arguments.extend(["--set", value]));
+    values.iter().chain(more).for_each(|value| arguments.extend(["--set", value]));
     helm(world, &arguments);
+    release
+}
 
+pub(super) fn uninstall(world: &World, release: &Namespace<'_>) {
+    helm(world, &["uninstall", "stash-fs", "--namespace", release.name(), "--wait", "--timeout=2m"]);
+}
+
+pub(super) fn test_chart(world: &World) {
+    let release = install(world, &[]);
     let shop = world.shop();
     let case = standalone_claim(&shop);
     let every_minute = json!({"schedule": "* * * * *"});
@@ -68,7 +81,10 @@ pub(super) fn test_chart(world: &World) {
         (!snapshots.is_empty()).then_some(())
     });
 
+    super::copies::test_copies(&shop, &case, &release);
     super::volumes::test_volumes(&shop, &release);
+    super::populated::test_populated(&shop);
+    super::stores::test_stores_under_a_volume(&shop);
 
     let pods = release.get("pods")["items"].as_array().unwrap().clone();
     let controllers: Vec<_> =
@@ -79,6 +95,6 @@ pub(super) fn test_chart(world: &World) {
     assert!(!provisioner.contains("forbidden") && !provisioner.contains("panic"), "{provisioner}");
     let log = release.run(&["logs", controllers[0]["metadata"]["name"].as_str().unwrap()]);
     assert!(!log.contains("forbidden") && !log.contains("denied") && !log.contains("panic"), "{log}");
-    helm(world, &["uninstall", "stash-fs", "--namespace", release.name(), "--wait", "--timeout=2m"]);
+    uninstall(world, &release);
     assert_eq!(shop.succeeded(&session)["metadata"]["name"], session, "what users made stays");
 }

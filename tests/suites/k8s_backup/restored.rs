@@ -17,7 +17,7 @@ pub(super) fn test_restores(world: &World) {
 }
 
 /// What a volume holds, byte for byte: of each entry its kind, mode, owner, last change and content.
-fn content(root: &Path) -> BTreeMap<PathBuf, String> {
+pub(super) fn content(root: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -50,7 +50,7 @@ fn content(root: &Path) -> BTreeMap<PathBuf, String> {
 }
 
 /// Where the volume of a claim lies.
-fn volume(shop: &Shop<'_>, claim: &str) -> PathBuf {
+pub(super) fn volume(shop: &Shop<'_>, claim: &str) -> PathBuf {
     let name = wait_until(&format!("claim {claim} to be bound"), || {
         shop.namespace.get(&format!("pvc/{claim}"))["spec"]["volumeName"].as_str().map(str::to_owned)
     });
@@ -71,7 +71,7 @@ fn back_up(shop: &Shop<'_>, name: &str, target: &Value) {
     shop.succeeded(&session);
 }
 
-fn restore(shop: &Shop<'_>, name: &str, repository: &str, target: &Value) -> Value {
+pub(super) fn restore(shop: &Shop<'_>, name: &str, repository: &str, target: &Value) -> Value {
     shop.namespace.apply(json!({
         "apiVersion": "stash.appscode.com/v1beta1", "kind": "RestoreSession", "metadata": {"name": name},
         "spec": {"repository": {"name": repository}, "timeOut": "5m", "target": target}

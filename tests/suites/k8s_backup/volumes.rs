@@ -33,13 +33,13 @@ while :; do
 done";
 
 /// What a pod says that it has the latest snapshot of `repository` for a volume.
-fn volume(attributes: Value) -> Value {
+pub(super) fn volume(attributes: Value) -> Value {
     json!({"name": "backup", "csi": {
         "driver": "fs.stash.appscode.com", "readOnly": true, "volumeAttributes": attributes, "nodePublishSecretRef": {"name": "s3"}
     }})
 }
 
-fn pod(name: &str, script: &str, attributes: Value, security: &Value) -> Value {
+pub(super) fn pod(name: &str, script: &str, attributes: Value, security: &Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
         "spec": {
@@ -63,7 +63,7 @@ fn processes(word: &str) -> Vec<String> {
 }
 
 /// Kills the one process of each word of a command line, all at once; returns when others are there.
-fn kill(words: &[&str]) {
+pub(super) fn kill(words: &[&str]) {
     let before: Vec<Vec<String>> = words.iter().map(|word| processes(word)).collect();
     assert!(before.iter().all(|pids| pids.len() == 1), "{words:?}: {before:?}");
     assert!(Command::new("kill").arg("-KILL").args(before.iter().flatten()).status().unwrap().success());
@@ -76,7 +76,7 @@ fn kill(words: &[&str]) {
 }
 
 /// What is mounted on the node by the driver, below kubelet's directory.
-fn mounts(shop: &Shop<'_>) -> Vec<PathBuf> {
+pub(super) fn mounts(shop: &Shop<'_>) -> Vec<PathBuf> {
     let table = shop.world.cluster.on_node("cat").arg("/proc/self/mountinfo").output().unwrap();
     let table = String::from_utf8(table.stdout).unwrap();
     let places = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);

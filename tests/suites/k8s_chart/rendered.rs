@@ -65,6 +65,19 @@ fn test_the_chart_is_sound() {
 }
 
 #[test]
+fn test_copies_go_through_the_driver_where_every_node_has_it() {
+    let helm = Helm::without_server();
+    for (more, expected) in
+        [(&[][..], true), (&["--set", "node.copies=false"], false), (&["--set", "node.enabled=false"], false)]
+    {
+        let rendered = objects(&helm.render(more));
+        let arguments = controller(&rendered)["spec"]["template"]["spec"]["containers"][0]["args"].clone();
+        let has = arguments.as_array().unwrap().iter().any(|word| word == "--copy-by-volume");
+        assert_eq!(has, expected, "{more:?}");
+    }
+}
+
+#[test]
 fn test_the_controllers_command_line_takes_what_the_chart_says() {
     use std::process::Command;
     let helm = Helm::without_server();
@@ -235,6 +248,42 @@ fn test_where_there_are_no_policies_the_account_makes_no_role_beyond_its_own_rig
         let seen = ["get", "list", "watch"].map(|verb| may("secrets", verb));
         assert_eq!((may("roles", "escalate"), seen), (bounded, [!bounded; 3]));
         assert!(may("secrets", "create") && may("roles", "patch") && may("rolebindings", "patch"));
+    }
+}
+
+#[test]
+fn test_claims_are_populated_under_policies_alone() {
+    let helm = Helm::without_server();
+    let without = helm.release("template", &chart(), &[]).unwrap();
+    let known = "--api-versions=populator.storage.k8s.io/v1beta1/VolumePopulator";
+    for (rendered, populates, is_told) in [
+        (helm.render(&[]), true, false),
+        (helm.render(&[known]), true, true),
+        (helm.render(&[known, "--set", "node.populate.enabled=false"]), false, false),
+        (helm.render(&[known, "--set", "admissionPolicy.enabled=false"]), false, false),
+        (helm.render(&[known, "--set", "node.enabled=false"]), false, false),
+        (without, false, false),
+    ] {
+        let rendered = objects(&rendered);
+        let role = rendered
+            .iter()
+            .find(|object| object["kind"] == "ClusterRole" && object["metadata"]["name"] == "stash-fs-provisioner");
+        let may = role.is_some_and(|role| role["rules"].to_string().contains("jobs"));
+        let deployment = rendered
+            .iter()
+            .find(|object| object["kind"] == "Deployment" && object["metadata"]["name"] == "stash-fs-provisioner");
+        let does = deployment.is_some_and(|deployment| deployment.to_string().contains("--image=stash-fs:"));
+        let policy = |object: &&Value| object["metadata"]["name"] == "stash-fs-provisioner-jobs";
+        assert_eq!(
+            (may, does, rendered.iter().filter(policy).count()),
+            (populates, populates, usize::from(populates) * 2)
+        );
+        let populator = rendered.iter().find(|object| object["kind"] == "VolumePopulator");
+        assert_eq!(populator.is_some(), is_told);
+        if let Some(populator) = populator {
+            let kind = serde_json::json!({"group": "repositories.stash.appscode.com", "kind": "Snapshot"});
+            assert_eq!(populator["sourceKind"], kind);
+        }
     }
 }
 
