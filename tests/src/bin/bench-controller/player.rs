@@ -9,6 +9,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -55,8 +56,9 @@ pub(crate) fn start(world: &World) -> Play {
     let play = Play::default();
     let (jobs, pods, secrets) = (world.api::<Job>(), world.api::<Pod>(), world.api::<Secret>());
     let (seen, owned) = (play.clone(), (jobs.clone(), pods.clone(), secrets));
-    tokio::spawn(watch_sessions(watcher(world.api::<BackupSession>(), watcher::Config::default()), seen, owned));
-    tokio::spawn(watch_jobs(watcher(jobs.clone(), watcher::Config::default()), jobs, pods));
+    let sessions = watcher(world.api::<BackupSession>(), watcher::Config::default()).default_backoff();
+    tokio::spawn(watch_sessions(sessions, seen, owned));
+    tokio::spawn(watch_jobs(watcher(jobs.clone(), watcher::Config::default()).default_backoff(), jobs, pods));
     play
 }
 
