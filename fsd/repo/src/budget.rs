@@ -11,6 +11,7 @@
 //!   the same. So a reader that holds one blob and waits for the next cannot deadlock with others who do alike, and a
 //!   single blob larger than the whole budget can be read.
 //! * A holder of a working grant never waits for another one: all that a piece of work needs is reserved at once.
+//! * What stays ([`Budget::reserve_to_stay`]) is bounded by itself, and does not depend on what caches hold at the moment: they make room.
 
 pub mod cgroup;
 
@@ -52,6 +53,8 @@ struct Inner {
     state: Mutex<State>,
     /// How many reservations wait; while any does, nobody takes the fast path.
     waiting: AtomicUsize,
+    /// How many of the bytes stay where they are, whatever others need.
+    staying_bytes: AtomicUsize,
     /// Held by the reservation at the front, across its wait. Tokio's mutex is fair.
     turn: tokio::sync::Mutex<()>,
     /// Told when bytes come back or work ends.
@@ -86,6 +89,7 @@ impl Budget {
                 limit_bytes: limit_bytes.max(MIN_BUDGET_BYTES),
                 state: Mutex::default(),
                 waiting: AtomicUsize::new(0),
+                staying_bytes: AtomicUsize::new(0),
                 turn: tokio::sync::Mutex::new(()),
                 freed: Notify::new(),
                 reclaim: RwLock::default(),
@@ -142,9 +146,7 @@ impl Budget {
                 return grant;
             }
             if self.inner.state.lock().working == 0 {
-                for reclaim in self.inner.reclaim.read().iter() {
-                    reclaim.flush();
-                }
+                self.flush();
                 if let Some(grant) = self.take(bytes, 0, false) {
                     return grant;
                 }
@@ -166,6 +168,27 @@ impl Budget {
         })
     }
 
+    /// Reserves bytes for what no cache gives back, unless all that stays would then be more than `most_bytes`. Never waits: caches are
+    /// emptied for it, and what is in the hands of readers comes back by itself, so that they need not be had at once.
+    #[must_use]
+    pub fn reserve_to_stay(&self, bytes: usize, most_bytes: usize) -> Option<Staying> {
+        let staying = &self.inner.staying_bytes;
+        let fits = |staying: usize| staying.checked_add(bytes).filter(|sum| *sum <= most_bytes);
+        staying.fetch_update(SeqCst, SeqCst, fits).ok()?;
+        let mut grant = self.take_or_trim(bytes, 0).unwrap_or_else(|| {
+            self.flush();
+            self.give(&mut self.inner.state.lock(), bytes)
+        });
+        grant.settle();
+        Some(Staying { grant })
+    }
+
+    fn flush(&self) {
+        for reclaim in self.inner.reclaim.read().iter() {
+            reclaim.flush();
+        }
+    }
+
     /// Takes bytes; with `overdraw` beyond the limit, if nobody works.
     fn take(&self, bytes: usize, leave_bytes: usize, overdraw: bool) -> Option<Grant> {
         let mut state = self.inner.state.lock();
@@ -174,11 +197,15 @@ impl Budget {
         if !fits && (!overdraw || state.working > 0) {
             return None;
         }
-        state.used_bytes = used_bytes;
+        Some(self.give(&mut state, bytes))
+    }
+
+    /// Gives bytes out for work, whatever the limit.
+    fn give(&self, state: &mut State, bytes: usize) -> Grant {
+        state.used_bytes = state.used_bytes.saturating_add(bytes);
         state.working += 1;
-        self.inner.show(&state);
-        drop(state);
-        Some(Grant { inner: Arc::clone(&self.inner), bytes, working: true })
+        self.inner.show(state);
+        Grant { inner: Arc::clone(&self.inner), bytes, working: true }
     }
 }
 
@@ -270,6 +297,18 @@ impl Grant {
 impl Drop for Grant {
     fn drop(&mut self) {
         self.inner.give_back(self.bytes, self.working);
+    }
+}
+
+/// Bytes of a budget that no cache gives back; dropping gives them back.
+#[derive(Debug)]
+pub struct Staying {
+    grant: Grant,
+}
+
+impl Drop for Staying {
+    fn drop(&mut self) {
+        self.grant.inner.staying_bytes.fetch_sub(self.grant.bytes, SeqCst);
     }
 }
 

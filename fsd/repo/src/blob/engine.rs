@@ -25,7 +25,7 @@ use super::unit::{self, Paid, Unit, Work};
 use super::window::Windows;
 use super::{BlobData, BlobKind, BlobsConfig, Locate};
 use crate::backend::Backend;
-use crate::budget::{Budget, Grant, Reclaim};
+use crate::budget::{Budget, Grant, Reclaim, Staying};
 use crate::cache::disk::DiskCache;
 use crate::crypto::MasterKey;
 use crate::error::{RepoError, RepoResult};
@@ -48,8 +48,8 @@ pub(crate) struct Engine {
     /// Switched off for a local store, which is its own disk cache.
     pub(super) disk: DiskCache,
     pub(super) disk_enabled: bool,
-    /// Pays for what the decoding threads keep for blobs of the disk cache.
-    _kept: Option<Grant>,
+    /// Pays for what the decoding threads keep for blobs of the disk cache; without it they keep nothing.
+    pub(super) kept: Option<Staying>,
     pub(super) flights: Arc<Flights>,
     pub(super) cpu: CpuPool,
     /// Downloads that nobody waits for: fewer than the store takes, so that a reader finds room.
@@ -129,10 +129,9 @@ impl Engine {
             reason: error.to_string(),
         })?;
         let disk = if config.backend.is_remote() { config.disk } else { DiskCache::disabled() };
-        let mut kept = disk.stats().enabled.then(|| budget.try_reserve(threads * KEPT_BYTES)).flatten();
-        if let Some(kept) = &mut kept {
-            kept.settle();
-        }
+        // Each of many repositories has its own: together they take a quarter at most, and the others do without.
+        let keep = || budget.reserve_to_stay(threads * KEPT_BYTES, limit_bytes / 4);
+        let kept = disk.stats().enabled.then(keep).flatten();
         Ok(Arc::new(Self {
             local: AtomicBool::new(!config.backend.is_remote()),
             ahead: Semaphore::new((config.backend.concurrency() / 4 * 3).max(1)),
@@ -149,7 +148,7 @@ impl Engine {
             windows,
             disk_enabled: disk.stats().enabled,
             disk,
-            _kept: kept,
+            kept,
             flights: Arc::default(),
             cpu,
             unread_bytes: Arc::default(),

@@ -58,7 +58,9 @@ impl Engine {
             self.metrics.blob_disk_hits.inc();
             self.decode(decoder, work, Sealed::Piece(&mut sealed), &mut own, true);
         }
-        decoder.keep(sealed);
+        if self.kept.is_some() {
+            decoder.keep(sealed);
+        }
         drop(grant);
         for (mut unit, bytes) in self.units(missing, unit.priority) {
             unit.past_disk = true;

@@ -66,16 +66,40 @@ async fn test_a_waiter_that_gives_up_makes_way() {
     assert!(budget.try_reserve(MIB).is_some());
 }
 
+struct Cache(Mutex<Option<Grant>>, Arc<AtomicBool>);
+impl Reclaim for Cache {
+    fn trim(&self, _: usize, _: bool) {}
+    fn flush(&self) {
+        self.1.store(true, SeqCst);
+        drop(self.0.lock().take());
+    }
+}
+
+#[test]
+fn test_what_stays_is_bounded_by_itself_and_caches_make_room() {
+    let budget = budget(32);
+    let flushed = Arc::new(AtomicBool::new(false));
+    let mut cached = budget.try_reserve(30 * MIB).unwrap();
+    cached.settle();
+    budget.add_reclaim(Box::new(Cache(Mutex::new(Some(cached)), flushed.clone())));
+    let first = budget.reserve_to_stay(2 * MIB, 24 * MIB).unwrap();
+    assert_eq!((budget.used_bytes(), flushed.load(SeqCst)), (32 * MIB, false), "it fits beside what is cached");
+    let second = budget.reserve_to_stay(10 * MIB, 24 * MIB).unwrap();
+    assert_eq!((budget.used_bytes(), flushed.load(SeqCst)), (12 * MIB, true));
+    // What readers hold comes back by itself.
+    let held = budget.try_reserve(19 * MIB).unwrap();
+    let third = budget.reserve_to_stay(10 * MIB, 24 * MIB).unwrap();
+    assert_eq!(budget.used_bytes(), 41 * MIB);
+    assert!(budget.try_reserve(1).is_none());
+    assert!(budget.reserve_to_stay(3 * MIB, 24 * MIB).is_none(), "no more stays than may");
+    drop((held, second));
+    assert!(budget.reserve_to_stay(3 * MIB, 24 * MIB).is_some());
+    drop((first, third));
+    assert_eq!((budget.used_bytes(), budget.inner.state.lock().working), (0, 0));
+}
+
 #[tokio::test]
 async fn test_when_nobody_works_caches_are_emptied_and_then_one_is_let_through() {
-    struct Cache(Mutex<Option<Grant>>, Arc<AtomicBool>);
-    impl Reclaim for Cache {
-        fn trim(&self, _: usize, _: bool) {}
-        fn flush(&self) {
-            self.1.store(true, SeqCst);
-            drop(self.0.lock().take());
-        }
-    }
     let budget = budget(32);
     let flushed = Arc::new(AtomicBool::new(false));
     let mut cached = budget.try_reserve(20 * MIB).unwrap();
