@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use stash_repo::budget::Budget;
-use stash_repo::{NodeRef, RepoError, Repository, TreeId};
+use stash_repo::{RepoError, Repository, TreeId};
 
 use crate::attr::{Attr, Entry, FileType, Owners};
 use crate::error::{VfsError, VfsResult};
@@ -97,6 +97,9 @@ struct Inner {
     ahead: ReadAhead,
     hidden_xattrs: Option<&'static str>,
 }
+
+/// Name and value of an extended attribute.
+type Xattr<'a> = (&'a [u8], &'a [u8]);
 
 /// What `statfs` counts in.
 const STATFS_BLOCK_BYTES: u32 = 4096;
@@ -286,10 +289,10 @@ impl Vfs {
         if self.is_hidden(name) {
             return Err(VfsError::NoAttribute);
         }
-        let find = |node: NodeRef<'_>| {
-            node.xattrs().find(|(own, _)| *own == name).map(|(_, value)| Bytes::copy_from_slice(value))
-        };
-        self.xattrs(ino, |node| find(node).ok_or(VfsError::NoAttribute), || Err(VfsError::NoAttribute)).await
+        let found = self.xattrs(ino, |mut xattrs| {
+            Iterator::find(&mut xattrs, |(own, _)| *own == name).map(|(_, value)| Bytes::copy_from_slice(value))
+        });
+        found.await?.ok_or(VfsError::NoAttribute)
     }
 
     /// Returns the names of all extended attributes.
@@ -297,29 +300,22 @@ impl Vfs {
     /// # Errors
     /// `Stale`, `Repo`.
     pub async fn listxattr(&self, ino: Ino) -> VfsResult<Vec<Bytes>> {
-        let list = |node: NodeRef<'_>| {
-            let shown = node.xattrs().filter(|(name, _)| !self.is_hidden(name));
-            Ok(shown.map(|(name, _)| Bytes::copy_from_slice(name)).collect())
-        };
-        self.xattrs(ino, list, || Ok(Vec::new())).await
+        self.xattrs(ino, |xattrs| xattrs.map(|(name, _)| Bytes::copy_from_slice(name)).collect()).await
     }
 
     fn is_hidden(&self, xattr: &[u8]) -> bool {
         self.inner.hidden_xattrs.is_some_and(|prefix| xattr.starts_with(prefix.as_bytes()))
     }
 
-    /// What the layout shows has no extended attributes.
-    async fn xattrs<T>(
-        &self,
-        ino: Ino,
-        of_node: impl Fn(NodeRef<'_>) -> VfsResult<T>,
-        of_layout: impl Fn() -> VfsResult<T>,
-    ) -> VfsResult<T> {
+    /// Looks at the extended attributes that are shown. Of what the layout shows only a directory of a backup has any.
+    async fn xattrs<T>(&self, ino: Ino, look: impl Fn(&mut dyn Iterator<Item = Xattr<'_>>) -> T) -> VfsResult<T> {
+        let shown = |(name, _): &Xattr<'_>| !self.is_hidden(name);
         self.with_io(ino, |context| {
-            if self.inner.state.lock().layout_node(ino).is_some() {
-                return of_layout().map_err(Stop::from);
+            if let Some(node) = self.inner.state.lock().layout_node(ino) {
+                let own = node.own().into_iter().flat_map(|own| &own.xattrs);
+                return Ok(look(&mut own.map(|(name, value)| (&name[..], &value[..])).filter(shown)));
             }
-            self.inner.node(context, ino)?.get(|node| of_node(node).map_err(Stop::from))
+            self.inner.node(context, ino)?.get(|node| Ok(look(&mut node.xattrs().filter(shown))))
         })
         .await
     }

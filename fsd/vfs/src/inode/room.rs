@@ -1,6 +1,6 @@
 //! What a table of inodes takes of a memory budget that it shares with data.
 
-use stash_repo::budget::{Budget, Grant};
+use stash_repo::budget::{Budget, Staying};
 
 /// What an inode takes: under 64 bytes of the process's memory, and 32 of the store.
 const INODE_BYTES: usize = 96;
@@ -11,7 +11,7 @@ const STEP_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Room {
     budget: Budget,
-    grants: Vec<Grant>,
+    grants: Vec<Staying>,
 }
 
 impl Room {
@@ -20,14 +20,12 @@ impl Room {
     }
 
     /// Returns whether a table of `inodes` may take in another one. A quarter of the budget is left to data, so that what the
-    /// kernel holds can be read.
+    /// kernel holds can be read; what data has of the rest it gives back.
     pub(crate) fn admits(&mut self, inodes: u32) -> bool {
         let needed_bytes = (inodes as usize + 1).saturating_mul(INODE_BYTES);
         while self.grants.len().saturating_mul(STEP_BYTES) < needed_bytes {
-            let Some(mut grant) = self.budget.try_reserve_leaving(STEP_BYTES, self.budget.limit_bytes() / 4) else {
-                return false;
-            };
-            grant.settle();
+            let most_bytes = self.budget.limit_bytes() / 4 * 3;
+            let Some(grant) = self.budget.reserve_to_stay(STEP_BYTES, most_bytes) else { return false };
             self.grants.push(grant);
         }
         true

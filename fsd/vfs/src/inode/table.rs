@@ -287,7 +287,7 @@ impl InodeTable {
     ///
     /// # Errors
     /// The store failed; what could not be written is tried again at the next call.
-    pub(crate) fn commit(&mut self) -> io::Result<()> {
+    pub fn commit(&mut self) -> io::Result<()> {
         let Some(store) = &mut self.store else { return Ok(()) };
         if self.dirty.is_empty() {
             return Ok(());

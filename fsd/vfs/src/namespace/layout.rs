@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use stash_repo::{Snapshot, Timestamp, TreeId};
 
 use super::{Namespace, Pin};
@@ -57,8 +58,16 @@ pub(crate) struct SnapshotRoot {
     pub(crate) seed: u64,
     /// What its hard links' ids are hashed under.
     pub(crate) link_seed: u64,
-    /// The attributes of a directory below a snapshot; a snapshot itself has none.
-    pub(crate) attr: Option<Attr>,
+    /// What a directory below a snapshot is; a snapshot itself has no attributes.
+    pub(crate) own: Option<Arc<RootDir>>,
+}
+
+/// A directory of a backup that is a root.
+#[derive(Debug)]
+pub(crate) struct RootDir {
+    pub(crate) attr: Attr,
+    /// Its extended attributes, access control lists among them.
+    pub(crate) xattrs: Vec<(Bytes, Bytes)>,
 }
 
 /// A repository's part of the layout.
@@ -76,7 +85,7 @@ pub(crate) struct PinnedRoot {
     pub(crate) pin: Pin,
     pub(crate) tree: TreeId,
     pub(crate) path: Vec<u8>,
-    pub(crate) attr: Option<Attr>,
+    pub(crate) own: Option<Arc<RootDir>>,
 }
 
 impl LayoutNode {
@@ -84,6 +93,14 @@ impl LayoutNode {
         match self.kind {
             LayoutKind::Dir { .. } | LayoutKind::Snapshot(_) => FileType::Dir,
             LayoutKind::Link(_) => FileType::Symlink,
+        }
+    }
+
+    /// Returns the directory of a backup that it is.
+    pub(crate) fn own(&self) -> Option<&RootDir> {
+        match &self.kind {
+            LayoutKind::Snapshot(root) => root.own.as_deref(),
+            LayoutKind::Dir { .. } | LayoutKind::Link(_) => None,
         }
     }
 }
@@ -181,7 +198,7 @@ impl Builder {
             tree: root.tree,
             seed: Ino::child(snapshot_ino(at, &root.pin.snapshot).0, &root.path).0,
             link_seed,
-            attr: root.attr,
+            own: root.own.clone(),
         };
         if alone {
             self.nodes[0].kind = LayoutKind::Snapshot(snapshot(Ino::ROOT));
@@ -217,7 +234,7 @@ impl Builder {
                     tree: snapshot.tree,
                     seed: 0,
                     link_seed: link_seed(&snapshot.id),
-                    attr: None,
+                    own: None,
                 });
                 let number = self.add_snapshot(parent, &component(name), snapshot, kind, time);
                 if place.time.is_some() {

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use stash_repo::{Snapshot, SnapshotId};
 
 use super::Vfs;
-use crate::attr::{Attr, FileType, Owners, of_node, timestamp};
+use crate::attr::{FileType, Owners, of_node, timestamp};
 use crate::error::{VfsError, VfsResult};
 use crate::inode::Ino;
 use crate::namespace::filter::RootSpec;
-use crate::namespace::layout::{Layout, Part, PinnedRoot};
+use crate::namespace::layout::{Layout, Part, PinnedRoot, RootDir};
 use crate::namespace::{NamespaceOptions, Pin};
 use crate::source::Source;
 
@@ -198,12 +199,12 @@ async fn pinned_root(source: &dyn Source, root: &RootSpec, pin: Pin, owners: &Ow
     let failed = |path: &[u8], source| VfsError::Repo { path: String::from_utf8_lossy(path).into_owned(), source };
     let path = root.path().join(&b'/');
     let mut tree = pin.tree;
-    let mut attr: Option<Attr> = None;
+    let mut own = None;
     for name in root.path() {
         let entries = source.tree(tree).await.map_err(|source| failed(&path, source))?;
         let node = entries.find(name).filter(|node| node.kind() == FileType::Dir);
-        let found = node.and_then(|node| node.subtree().map(|tree| (tree, of_node(Ino::ROOT, node, owners))));
-        let Some((below, own)) = found else {
+        let found = node.and_then(|node| node.subtree().map(|tree| (tree, node)));
+        let Some((below, node)) = found else {
             return Err(VfsError::Option {
                 option: "SNAPSHOT[:PATH]",
                 reason: format!(
@@ -213,7 +214,10 @@ async fn pinned_root(source: &dyn Source, root: &RootSpec, pin: Pin, owners: &Ow
                 ),
             });
         };
-        (tree, attr) = (below, Some(own));
+        let copied = |(name, value): (&[u8], &[u8])| (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value));
+        let xattrs = node.xattrs().map(copied).collect();
+        own = Some(Arc::new(RootDir { attr: of_node(Ino::ROOT, node, owners), xattrs }));
+        tree = below;
     }
-    Ok(PinnedRoot { pin, tree, path, attr })
+    Ok(PinnedRoot { pin, tree, path, own })
 }

@@ -412,13 +412,10 @@ fn identify(dir: &Dir, node: NodeRef<'_>) -> VfsResult<(Ino, Identity)> {
 
 fn layout_entry(ino: Ino, node: &LayoutNode, owners: &Owners) -> Entry {
     let attr = |size, time: Timestamp| of_layout(ino, node.file_type(), size, time, owners);
-    let attr = match &node.kind {
-        LayoutKind::Snapshot(root) => match root.attr {
-            Some(own) => crate::attr::Attr { ino, ..own },
-            None => attr(0, node.time),
-        },
-        LayoutKind::Dir { .. } => attr(0, node.time),
-        LayoutKind::Link(target) => attr(target.len() as u64, node.time),
+    let attr = match (node.own(), &node.kind) {
+        (Some(own), _) => crate::attr::Attr { ino, ..own.attr },
+        (None, LayoutKind::Snapshot(_) | LayoutKind::Dir { .. }) => attr(0, node.time),
+        (None, LayoutKind::Link(target)) => attr(target.len() as u64, node.time),
     };
     Entry { attr, ttl: LAYOUT_TTL }
 }
