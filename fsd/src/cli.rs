@@ -3,6 +3,7 @@
 //! One file a verb under `cli/`, each with its `Args` (clap) and one `run`. What a verb prints goes through
 //! [`output::Out`], so that text, JSON, quiet mode and a closed pipe are handled in one place. Exit codes are in [`exit`].
 
+mod descriptors;
 mod exit;
 mod given;
 mod global;

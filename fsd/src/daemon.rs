@@ -2,6 +2,9 @@
 //!
 //! * [`spec`]: what a mount is asked to be, checked.
 //! * [`repositories`]: opened repositories, shared by their mounts.
+//! * [`tree`]: what is served, and the volumes that show it.
+//! * [`resume`]: goes on with what an earlier daemon served.
+//! * [`unmount`]: takes a volume away.
 //! * [`warm`]: reads ahead of those who will read.
 //! * [`rpc`]: the calls of the control API, and the one table from an error to a gRPC code.
 //!
@@ -9,35 +12,37 @@
 //! this process never unmounts because it ends. It has no right to mount: the keeper does that.
 
 mod repositories;
+mod resume;
 pub mod rpc;
 pub mod spec;
+mod tree;
+mod unmount;
 mod warm;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use stash_repo::RepoError;
 use stash_repo::budget::Budget;
-use stash_vfs::{Ino, Mounted, NamespaceOptions, Pin, Vfs, VfsError, VfsOptions};
+use stash_vfs::{Ino, Mounted, Pin, Vfs, VfsError, VfsOptions};
 
 use crate::fuse::mount::MountOptions;
-use crate::fuse::{DispatchOptions, FuseMetrics, FuseSession, Recovery, SessionOptions};
-use crate::keeper::message::Refusal;
+use crate::fuse::{DispatchOptions, FuseMetrics, Recovery, SessionOptions};
 use crate::keeper::{Link, LinkError, SessionName};
-use crate::kept::{self, KeptError, KeptRepository, Left, New};
+use crate::kept::{self, KeptError, KeptRepository, New};
 use crate::telemetry::{MountCounts, Sources};
 pub use repositories::OpenOptions;
 use repositories::{Entry, Repositories};
+use resume::{LeftSession, Waiting, waiting};
 use spec::{MountSpec, SpecError};
+use tree::{Resume, Tree, Turn, Turns};
+use unmount::Unmounted;
 
 /// How far the kernel reads ahead of a sequential reader, as in `mount`.
 const READ_AHEAD_KIB: u32 = 4096;
-
-/// How long an unmounted session may take to end; one that is detached takes as long as its last open file.
-const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// How the daemon works.
 #[derive(Debug, Clone)]
@@ -109,22 +114,11 @@ impl From<LinkError> for DaemonError {
     }
 }
 
-/// What the next daemon is to know of a mount.
-#[derive(Debug, Serialize, Deserialize)]
-struct Resume {
-    spec: MountSpec,
-    repository: KeptRepository,
-}
-
-/// A mount that is served.
-#[derive(Debug)]
+/// A volume that is served.
+#[derive(Debug, Clone)]
 struct Volume {
-    spec: MountSpec,
-    /// Holds the repository among those that are open.
-    _entry: Arc<Entry>,
-    vfs: Vfs,
-    session: FuseSession,
-    pin: Option<Pin>,
+    spec: Arc<MountSpec>,
+    tree: Arc<Tree>,
 }
 
 /// What is known of a name.
@@ -133,9 +127,9 @@ enum Slot {
     /// An operation is under way.
     Busy,
     /// It is served.
-    Served(Arc<Volume>),
-    /// An earlier daemon's, that cannot be served yet.
-    Waiting(String),
+    Served(Volume),
+    /// It will be.
+    Waiting(Waiting),
 }
 
 /// The daemon. Cheap to clone.
@@ -150,9 +144,28 @@ struct Inner {
     link: Link,
     budget: Budget,
     repositories: Repositories,
+    turns: Turns,
     slots: Mutex<BTreeMap<SessionName, Slot>>,
+    /// Sessions of an earlier daemon that are not served again yet. Locked before the slots where both are.
+    left: Mutex<BTreeMap<SessionName, LeftSession>>,
     /// Of all mounts together.
     fuse: Arc<FuseMetrics>,
+}
+
+/// Between two looks at what nobody mounts.
+const IDLE_LOOK: Duration = Duration::from_secs(60);
+
+/// Lets go of repositories that nobody mounts any more, as long as there is a daemon.
+async fn let_go_of_idle(daemon: Weak<Inner>) {
+    loop {
+        #[expect(clippy::disallowed_methods, reason = "a look every minute, at nothing that would tell")]
+        tokio::time::sleep(IDLE_LOOK).await;
+        let Some(daemon) = daemon.upgrade() else { return };
+        let gone = daemon.repositories.let_go_of_idle(Instant::now());
+        if gone > 0 {
+            tracing::info!(gone, "repositories that nobody mounts are closed");
+        }
+    }
 }
 
 /// A line of [`Daemon::list`].
@@ -177,15 +190,30 @@ impl Daemon {
         let budget = Budget::new(options.memory_bytes, Arc::default());
         let repositories = Repositories::new(options.open.clone(), budget.clone());
         let left = link.left();
-        let slots = left.iter().map(|name| (name.clone(), Slot::Waiting("not yet".to_owned()))).collect();
-        let (slots, fuse) = (Mutex::new(slots), Arc::default());
-        let daemon = Self { inner: Arc::new(Inner { options, link, budget, repositories, slots, fuse }) };
+        let (mut slots, mut sessions) = (BTreeMap::new(), BTreeMap::new());
+        for session in &left {
+            let (volumes, of_session) = waiting(&link, session);
+            slots.extend(volumes.into_iter().map(|(name, waiting)| (name, Slot::Waiting(waiting))));
+            sessions.insert(session.clone(), of_session);
+        }
+        let inner = Inner {
+            options,
+            link,
+            budget,
+            repositories,
+            turns: Turns::default(),
+            slots: Mutex::new(slots),
+            left: Mutex::new(sessions),
+            fuse: Arc::default(),
+        };
+        let daemon = Self { inner: Arc::new(inner) };
         // What it holds is left to this process; all else of ours is dead.
         daemon.inner.link.settled()?;
         for name in left {
             let daemon = daemon.clone();
             drop(tokio::spawn(async move { daemon.resume_until_served(name).await }));
         }
+        drop(tokio::spawn(let_go_of_idle(Arc::downgrade(&daemon.inner))));
         Ok(daemon)
     }
 
@@ -199,20 +227,46 @@ impl Daemon {
             let mut slots = self.inner.slots.lock();
             match slots.get(&name) {
                 None => drop(slots.insert(name.clone(), Slot::Busy)),
-                Some(Slot::Served(volume)) if volume.spec == spec => return Ok(volume.pin),
+                Some(Slot::Served(volume)) if volume.tree.leaving.load(Relaxed) => return Err(DaemonError::Busy(name)),
+                Some(Slot::Served(volume)) if *volume.spec == spec => return Ok(volume.tree.pin),
                 Some(Slot::Served(_)) => return Err(DaemonError::Exists(name)),
                 Some(Slot::Busy) => return Err(DaemonError::Busy(name)),
-                Some(Slot::Waiting(trouble)) => {
+                Some(Slot::Waiting(Waiting { trouble, .. })) => {
                     return Err(DaemonError::Waiting { name, trouble: trouble.clone() });
                 }
             }
         }
         let daemon = self.clone();
         self.to_the_end(name, async move {
-            let volume = daemon.try_mount(spec).await?;
-            Ok((volume.pin, daemon.admit(volume)))
+            let spec = Arc::new(spec);
+            let tree = match daemon.turn(&spec) {
+                Some(turn) => daemon.share(&turn, &spec).await?,
+                None => daemon.try_mount(&spec).await?,
+            };
+            Ok((tree.pin, Some(Slot::Served(Volume { spec, tree }))))
         })
         .await
+    }
+
+    /// Returns the turn of those who see the same, where a session may be shared.
+    fn turn(&self, spec: &MountSpec) -> Option<Turn> {
+        spec.may_be_shared().then(|| self.inner.turns.of(spec))
+    }
+
+    /// Mounts what is served already at one more place, or else mounts it.
+    async fn share(&self, turn: &Turn, spec: &Arc<MountSpec>) -> Result<Arc<Tree>, DaemonError> {
+        let mut now = turn.lock().await;
+        if let Some(tree) = now.upgrade()
+            && self.inner.link.binds()
+        {
+            let (link, own, spec) = (self.inner.link.clone(), Arc::clone(&tree), Arc::clone(spec));
+            if blocking(move || own.add(&link, &spec)).await?? {
+                return Ok(tree);
+            }
+        }
+        let tree = self.try_mount(spec).await?;
+        *now = Arc::downgrade(&tree);
+        Ok(tree)
     }
 
     /// Unmounts; a name that has no mount is no error.
@@ -221,9 +275,14 @@ impl Daemon {
     /// `Busy`; the mount is in use and not to be detached.
     pub async fn unmount(&self, name: SessionName, lazy: bool) -> Result<(), DaemonError> {
         let before = {
+            let left = self.inner.left.lock();
             let mut slots = self.inner.slots.lock();
             match slots.get(&name) {
-                None => return Ok(()),
+                // Unless it belongs to a session of which that is not known.
+                None => match left.values().find_map(|left| left.unread.clone()) {
+                    Some(trouble) => return Err(DaemonError::Waiting { name, trouble }),
+                    None => return Ok(()),
+                },
                 Some(Slot::Busy) => return Err(DaemonError::Busy(name)),
                 Some(slot) => {
                     let before = slot.clone();
@@ -233,24 +292,17 @@ impl Daemon {
             }
         };
         let daemon = self.clone();
-        let session = name.clone();
-        self.to_the_end(name, async move {
-            let link = daemon.inner.link.clone();
-            let asked = session.clone();
-            let unmounted = blocking(move || link.unmount(&asked, lazy)).await?;
-            match unmounted {
-                Ok(()) | Err(LinkError::Refused { kind: Refusal::NotFound, .. }) => {}
-                Err(error) => return Ok((Err(error.into()), Some(before))),
-            }
-            if let Slot::Served(volume) = before
-                && !volume.session.ended_within(END_LIMIT).await
-            {
-                // Detached and in use: it is served until its last file is closed, and held until then.
-                return Ok((Ok(()), Some(Slot::Served(volume))));
-            }
-            let link = daemon.inner.link.clone();
-            blocking(move || link.release(&session)).await?;
-            Ok((Ok(()), None))
+        self.to_the_end(name.clone(), async move {
+            let unmounted = match before.clone() {
+                Slot::Busy => Err(DaemonError::Busy(name)),
+                Slot::Waiting(waiting) => daemon.unmount_waiting(&name, waiting, lazy).await.map(|()| Unmounted::Gone),
+                Slot::Served(volume) => daemon.unmount_served(&volume, lazy).await,
+            };
+            Ok(match unmounted {
+                Ok(Unmounted::Gone) => (Ok(()), None),
+                Ok(Unmounted::InUse) => (Ok(()), Some(before)),
+                Err(error) => (Err(error), Some(before)),
+            })
         })
         .await?
     }
@@ -261,10 +313,12 @@ impl Daemon {
         let listed = |(name, slot): (&SessionName, &Slot)| {
             let (repository, snapshot, trouble) = match slot {
                 Slot::Busy => (String::new(), None, Some("an operation is under way".to_owned())),
-                Slot::Waiting(trouble) => (String::new(), None, Some(trouble.clone())),
+                Slot::Waiting(waiting) => (String::new(), None, Some(waiting.trouble.clone())),
                 Slot::Served(volume) => {
-                    let snapshot = volume.pin.map(|pin| pin.snapshot.to_string());
-                    (volume.spec.repository.address.clone(), snapshot, None)
+                    let snapshot = volume.tree.pin.map(|pin| pin.snapshot.to_string());
+                    let leaving = volume.tree.leaving.load(Relaxed);
+                    let trouble = leaving.then(|| "it was detached, and somebody has a file of it open".to_owned());
+                    (volume.spec.repository.address.clone(), snapshot, trouble)
                 }
             };
             Listed { name: name.clone(), repository, snapshot, trouble }
@@ -272,12 +326,20 @@ impl Daemon {
         self.inner.slots.lock().iter().map(listed).collect()
     }
 
-    /// Returns a served mount's tree.
-    fn tree(&self, name: &SessionName) -> Result<Vfs, DaemonError> {
+    /// Returns how many mounts show something of a repository.
+    fn mounts_of(&self, entry: &Arc<Entry>) -> u32 {
+        let shows = |slot: &&Slot| matches!(slot, Slot::Served(volume) if Arc::ptr_eq(&volume.tree.entry, entry));
+        u32::try_from(self.inner.slots.lock().values().filter(shows).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Returns what a served mount shows.
+    fn vfs(&self, name: &SessionName) -> Result<Vfs, DaemonError> {
         match self.inner.slots.lock().get(name) {
-            Some(Slot::Served(volume)) => Ok(volume.vfs.clone()),
+            Some(Slot::Served(volume)) => Ok(volume.tree.vfs.clone()),
             Some(Slot::Busy) => Err(DaemonError::Busy(name.clone())),
-            Some(Slot::Waiting(trouble)) => Err(DaemonError::Waiting { name: name.clone(), trouble: trouble.clone() }),
+            Some(Slot::Waiting(Waiting { trouble, .. })) => {
+                Err(DaemonError::Waiting { name: name.clone(), trouble: trouble.clone() })
+            }
             None => Err(DaemonError::NoMount(name.clone())),
         }
     }
@@ -287,7 +349,7 @@ impl Daemon {
     /// # Errors
     /// There is no such mount or path, or something cannot be read.
     pub async fn warm(&self, name: &SessionName, path: &str) -> Result<(u64, u64), DaemonError> {
-        let tree = self.tree(name)?;
+        let tree = self.vfs(name)?;
         Ok(warm::warm(&tree, path.as_bytes()).await?)
     }
 
@@ -346,29 +408,31 @@ impl Daemon {
         let mut slots = self.inner.slots.lock();
         match slot {
             // It may have ended meanwhile.
-            Some(Slot::Served(volume)) if volume.session.has_ended() => drop(slots.remove(name)),
+            Some(Slot::Served(volume)) if volume.tree.fuse.has_ended() => drop(slots.remove(name)),
             Some(slot) => drop(slots.insert(name.clone(), slot)),
             None => drop(slots.remove(name)),
         }
     }
 
-    /// Makes a served mount known, and sees to its end, whoever brings that about.
-    fn admit(&self, volume: Volume) -> Option<Slot> {
-        let volume = Arc::new(volume);
-        let (daemon, watched) = (self.clone(), Arc::clone(&volume));
+    /// Lets go of a session, whose mounts have ended.
+    async fn release(&self, tree: &Arc<Tree>) -> Result<(), DaemonError> {
+        let (link, tree) = (self.inner.link.clone(), Arc::clone(tree));
+        blocking(move || tree.release(&link)).await
+    }
+
+    /// Sees to a session's end, whoever brings that about.
+    fn watch(&self, tree: Tree) -> Arc<Tree> {
+        let tree = Arc::new(tree);
+        let (daemon, watched) = (self.clone(), Arc::clone(&tree));
         drop(tokio::spawn(async move {
-            let ended = watched.session.ended().await;
-            let name = watched.spec.name.clone();
-            tracing::info!(volume = %name, ?ended, "unmounted");
-            let link = daemon.inner.link.clone();
-            let released = name.clone();
-            drop(blocking(move || link.release(&released)).await);
-            let mut slots = daemon.inner.slots.lock();
-            if matches!(slots.get(&name), Some(Slot::Served(now)) if Arc::ptr_eq(now, &watched)) {
-                slots.remove(&name);
-            }
+            let ended = watched.fuse.ended().await;
+            tracing::info!(session = %watched.session, ?ended, "unmounted");
+            let (link, own) = (daemon.inner.link.clone(), Arc::clone(&watched));
+            drop(blocking(move || own.end(&link)).await);
+            let shows = |slot: &Slot| matches!(slot, Slot::Served(volume) if Arc::ptr_eq(&volume.tree, &watched));
+            daemon.inner.slots.lock().retain(|_, slot| !shows(slot));
         }));
-        Some(Slot::Served(volume))
+        tree
     }
 
     fn session_options(&self, source: String) -> SessionOptions {
@@ -406,84 +470,41 @@ impl Daemon {
         }
     }
 
-    async fn try_mount(&self, spec: MountSpec) -> Result<Volume, DaemonError> {
-        self.check_scratch(&spec)?;
+    async fn try_mount(&self, spec: &MountSpec) -> Result<Arc<Tree>, DaemonError> {
+        self.check_scratch(spec)?;
         let entry = self.inner.repositories.entry(&spec.repository);
         let repository = self.inner.repositories.open(&entry, None).await?;
         let (table, file) = kept::new_table(kept::TABLE_LIMIT)?;
         let mounted = Mounted { name: String::new(), repository: repository.clone(), namespace: spec.namespace(None) };
-        let vfs = Vfs::with_table(vec![mounted], self.vfs_options(&spec), table).await?;
+        let vfs = Vfs::with_table(vec![mounted], self.vfs_options(spec), table).await?;
         vfs.getattr(Ino::ROOT).await?;
         let pin = vfs.pins().into_iter().next().flatten();
-        let resume = Resume { spec: spec.clone(), repository: KeptRepository::new(repository.master_key(), pin) };
+        let resume = Resume::new(spec.clone(), KeptRepository::new(repository.master_key(), pin));
         let options = self.session_options(repository.location().to_owned());
         let (link, tree, place) = (self.inner.link.clone(), vfs.clone(), spec.place.clone());
         let (name, scratch_bytes) = (spec.name.clone(), spec.scratch_bytes);
-        let fuse = Arc::clone(&self.inner.fuse);
-        let session = blocking(move || {
-            let new = New { session: &name, place, scratch_bytes, table: file, resume: &resume };
-            new.serve(&link, tree, &options, fuse)
+        let metrics = Arc::clone(&self.inner.fuse);
+        let (session, fuse, resume) = blocking(move || {
+            let session = session_of(&link, &name)?;
+            let new = New { session: &session, place, scratch_bytes, table: file, resume: &resume };
+            let fuse = new.serve(&link, tree, &options, metrics)?;
+            Ok::<_, DaemonError>((session, fuse, resume))
         })
         .await??;
         tracing::info!(volume = %spec.name, repository = repository.location(), "mounted");
-        Ok(Volume { spec, _entry: entry, vfs, session, pin })
+        let (resume, released, leaving) = (Mutex::new(resume), Mutex::default(), AtomicBool::new(false));
+        Ok(self.watch(Tree { session, fuse, vfs, pin, resume, released, leaving, entry }))
     }
+}
 
-    /// Goes on with an earlier daemon's mount, as often as it takes; the keeper gives it up when the pause is too long.
-    async fn resume_until_served(&self, name: SessionName) {
-        let mut pause = Duration::from_millis(200);
-        loop {
-            {
-                let mut slots = self.inner.slots.lock();
-                match slots.get(&name) {
-                    Some(Slot::Waiting(_)) => drop(slots.insert(name.clone(), Slot::Busy)),
-                    // It was unmounted meanwhile.
-                    _ => return,
-                }
-            }
-            match self.try_resume(&name).await {
-                Ok(volume) => {
-                    let slot = self.admit(volume);
-                    return self.set(&name, slot);
-                }
-                Err(DaemonError::Kept(KeptError::Keeper(LinkError::Refused { kind: Refusal::NotFound, .. }))) => {
-                    tracing::error!(volume = %name, "the keeper has given the mount up");
-                    return self.set(&name, None);
-                }
-                Err(error) => {
-                    tracing::error!(volume = %name, %error, "cannot go on with the mount of an earlier daemon yet");
-                    self.set(&name, Some(Slot::Waiting(error.to_string())));
-                }
-            }
-            #[expect(clippy::disallowed_methods, reason = "a retry's backoff")]
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(10));
-        }
-    }
-
-    async fn try_resume(&self, name: &SessionName) -> Result<Volume, DaemonError> {
-        let (link, own) = (self.inner.link.clone(), name.clone());
-        let (left, table) = blocking(move || {
-            let mut left = Left::<Resume>::take(&link, &own)?;
-            let (table, _) = left.table(kept::TABLE_LIMIT)?;
-            Ok::<_, KeptError>((left, table))
-        })
-        .await??;
-        let Resume { spec, repository: known } = &left.resume;
-        let spec = spec.clone();
-        let entry = self.inner.repositories.entry(&spec.repository);
-        let repository = self.inner.repositories.open(&entry, Some(known)).await?;
-        let namespace: NamespaceOptions = spec.namespace(known.pin());
-        let mounted = Mounted { name: String::new(), repository: repository.clone(), namespace };
-        let vfs = Vfs::with_table(vec![mounted], self.vfs_options(&spec), table).await?;
-        let pin = vfs.pins().into_iter().next().flatten();
-        let options = self.session_options(repository.location().to_owned());
-        let (link, tree, recovery) = (self.inner.link.clone(), vfs.clone(), self.inner.options.recovery);
-        let fuse = Arc::clone(&self.inner.fuse);
-        let session = blocking(move || left.serve(&link, tree, recovery, &options, fuse)).await??;
-        tracing::info!(volume = %name, repository = repository.location(), "going on with the mount of a daemon that ended");
-        Ok(Volume { spec, _entry: entry, vfs, session, pin })
-    }
+/// Returns a name for a session: that of its volume, unless another session has it that was shared, or detached in use. Blocks.
+fn session_of(link: &Link, volume: &SessionName) -> Result<SessionName, DaemonError> {
+    let others = ('0'..='9').filter_map(|digit| {
+        let stem: String = volume.as_str().chars().take(62).collect();
+        SessionName::new(&format!("{stem}.{digit}")).ok()
+    });
+    let mut names = std::iter::once(volume.clone()).chain(others);
+    names.find(|name| !link.has(name)).ok_or_else(|| DaemonError::Exists(volume.clone()))
 }
 
 /// Runs what blocks where that is allowed.

@@ -9,11 +9,13 @@
 //! * `wipe`: the end of a repository.
 //! * `done`: what was done so far; it is reported also if the work ends in an error, a signal or a panic.
 //! * `error`: from what failed to a word that a controller decides by.
+//! * `at_start`: what an init container of a workload does before and after a restore.
 //! * `priority`, `report`: this process's niceness, and the file that the report goes to.
 //!
 //! A report is always left, and a signal ends the work within [`GRACE`].
 
 mod access;
+mod at_start;
 mod backup;
 mod done;
 mod error;
@@ -24,6 +26,7 @@ mod restore;
 mod secret;
 mod wipe;
 
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::pin::pin;
@@ -38,6 +41,7 @@ use stash_proto::job::{ErrorCode, JobError, JobReport, JobSpec, JobTask};
 
 use crate::cli::{self, Exit, Interrupt};
 use access::Job;
+pub(crate) use at_start::Start;
 use done::Done;
 use secret::Secret;
 
@@ -57,6 +61,10 @@ pub(crate) struct Places {
     pub(crate) secret: Option<PathBuf>,
     /// Where the report goes.
     pub(crate) report: PathBuf,
+    /// Where a restore says how far it is.
+    pub(crate) progress: Option<SocketAddr>,
+    /// The pod of which this is the init container; then the spec is that of several hosts.
+    pub(crate) start: Option<Start>,
 }
 
 /// Runs a Job to its end and reports it. Starts a runtime of its own: niceness is of threads, and is set before there are any.
@@ -107,7 +115,20 @@ fn early_signals() -> Result<Arc<AtomicBool>, JobError> {
 
 fn carry_out(places: &Places, interrupt: &Interrupt, done: &Done) -> Result<(), JobError> {
     let came = early_signals()?;
-    let spec = read_spec(places)?;
+    let Some(start) = &places.start else { return run_spec(&read_spec(places)?, places, None, &came, interrupt, done) };
+    let Some(pending) = at_start::prepare(&places.spec, start)? else { return Ok(()) };
+    pending.settle(run_spec(&pending.spec, places, pending.time_left(), &came, interrupt, done))
+}
+
+/// Does what a spec says, in the time that is left.
+fn run_spec(
+    spec: &JobSpec,
+    places: &Places,
+    left: Option<Duration>,
+    came: &AtomicBool,
+    interrupt: &Interrupt,
+    done: &Done,
+) -> Result<(), JobError> {
     match &spec.task {
         JobTask::Backup(task) => priority::set(task.nice, task.ionice),
         JobTask::Restore(task) => priority::set(task.nice, task.ionice),
@@ -123,8 +144,9 @@ fn carry_out(places: &Places, interrupt: &Interrupt, done: &Done) -> Result<(), 
         tokio::select! {
             // The handlers stand before the work begins.
             biased;
-            error = overdue(interrupt, &came) => Err(error),
-            result = work(&spec, secret, interrupt, done) => result,
+            error = overdue(interrupt, came) => Err(error),
+            error = late(left, interrupt) => Err(error),
+            result = work(spec, secret, places.progress, interrupt, done) => result,
         }
     });
     // What a signal left behind does not hold the process.
@@ -152,20 +174,43 @@ async fn overdue(interrupt: &Interrupt, came: &AtomicBool) -> JobError {
         return JobError::new(ErrorCode::Internal, format!("wait for signals: {error}"));
     }
     tracing::info!("asked to stop");
-    interrupt.set();
-    // Nothing but time passes.
-    let _ = tokio::time::timeout(GRACE, std::future::pending::<()>()).await;
+    stop(interrupt).await;
     let left = "the store gave no answer meanwhile, so a lock may be left in the repository";
     JobError::new(ErrorCode::Disrupted, format!("{}; {left}", error::STOPPED))
 }
 
-async fn work(spec: &JobSpec, secret: Option<Secret>, interrupt: &Interrupt, done: &Done) -> Result<(), JobError> {
+/// Ends when work took longer than it may, and then too long to stop.
+async fn late(left: Option<Duration>, interrupt: &Interrupt) -> JobError {
+    let Some(left) = left else { return std::future::pending().await };
+    pass(left).await;
+    stop(interrupt).await;
+    JobError::new(ErrorCode::Disrupted, error::STOPPED)
+}
+
+/// Asks work to end, and waits as long as it may take for that.
+async fn stop(interrupt: &Interrupt) {
+    interrupt.set();
+    pass(GRACE).await;
+}
+
+/// Nothing but time passes.
+async fn pass(time: Duration) {
+    let _ = tokio::time::timeout(time, std::future::pending::<()>()).await;
+}
+
+async fn work(
+    spec: &JobSpec,
+    secret: Option<Secret>,
+    progress: Option<SocketAddr>,
+    interrupt: &Interrupt,
+    done: &Done,
+) -> Result<(), JobError> {
     let job = secret.map(|secret| Job::new(spec, secret, interrupt));
     match (&spec.task, &job) {
         (JobTask::Backup(task), Some(job)) => backup::run(task, job, done).await,
         (JobTask::Maintain(task), Some(job)) => maintain::run(task, job, done).await,
-        (JobTask::Restore(task), Some(job)) => restore::run(task, job, done).await,
-        (JobTask::Restore(task), None) => restore::run_mounted(task, interrupt, done).await,
+        (JobTask::Restore(task), Some(job)) => restore::run(task, progress, job, done).await,
+        (JobTask::Restore(task), None) => restore::run_mounted(task, progress, interrupt, done).await,
         (JobTask::Backup(_) | JobTask::Maintain(_), None) => Err(no_secret()),
     }
 }

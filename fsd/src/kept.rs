@@ -115,16 +115,18 @@ pub fn new_table(limit: u32) -> Result<(InodeTable, OwnedFd), KeptError> {
     let file =
         rustix::fs::memfd_create("stash-fs-inodes", MemfdFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
     let store = FileStore::new(file.try_clone().map_err(failed)?.into());
-    Ok((InodeTable::new(limit, Some(Box::new(store))), file))
+    let mut table = InodeTable::new(limit, Some(Box::new(store)));
+    // The root: a table without it is one that was damaged.
+    table.commit().map_err(failed)?;
+    Ok((table, file))
 }
 
 /// What another daemon left of a mount, read.
 #[derive(Debug)]
-pub struct Left<T> {
-    /// What that daemon wanted this one to know.
-    pub resume: T,
+pub struct Left {
     session: SessionName,
     place: Place,
+    also: Vec<Place>,
     device: (u32, u32),
     read_ahead_kib: u32,
     scratch_bytes: Option<u64>,
@@ -138,22 +140,23 @@ pub struct Left<T> {
     incomplete: bool,
 }
 
-impl<T: DeserializeOwned> Left<T> {
-    /// Takes what the keeper holds under a name. It goes on to hold it, until the mount is served again.
+impl Left {
+    /// Takes what the keeper holds under a name, and what that daemon wanted this one to know. It goes on to hold it, until the mount is
+    /// served again.
     ///
     /// # Errors
     /// There is nothing, or it is damaged or of another version.
-    pub fn take(link: &Link, session: &SessionName) -> Result<Self, KeptError> {
-        let Taken { place, device, read_ahead_kib, scratch_bytes, connection, table, in_flight, state } =
+    pub fn take<T: DeserializeOwned>(link: &Link, session: &SessionName) -> Result<(T, Self), KeptError> {
+        let Taken { place, also, device, read_ahead_kib, scratch_bytes, connection, table, in_flight, state } =
             link.take(session)?;
         let (in_flight, outstanding) =
             InFlight::adopt(in_flight).map_err(|source| KeptError::Left { what: "the requests in flight", source })?;
         let (init, resume) = read_state(&state).map_err(|source| KeptError::Left { what: "the state", source })?;
         let session = session.clone();
-        Ok(Self {
-            resume,
+        let left = Self {
             session,
             place,
+            also,
             device,
             read_ahead_kib,
             scratch_bytes,
@@ -164,11 +167,15 @@ impl<T: DeserializeOwned> Left<T> {
             init,
             state,
             incomplete: false,
-        })
+        };
+        Ok((resume, left))
     }
-}
 
-impl<T> Left<T> {
+    /// Returns all places at which it is mounted, as far as the keeper knows.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        std::iter::once(&self.place).chain(&self.also)
+    }
+
     /// Returns where it is mounted.
     #[must_use]
     pub fn place(&self) -> &Place {
@@ -198,7 +205,7 @@ impl<T> Left<T> {
         Ok((table, self.table.try_clone().map_err(failed)?))
     }
 
-    /// Goes on with the mount.
+    /// Goes on with the mount. Returns also whether it is an overlay that was detached, and of which somebody has something open.
     ///
     /// # Errors
     /// This program would agree with the kernel on something else.
@@ -209,7 +216,7 @@ impl<T> Left<T> {
         recovery: Recovery,
         options: &SessionOptions,
         metrics: Arc<FuseMetrics>,
-    ) -> Result<FuseSession, KeptError> {
+    ) -> Result<(FuseSession, bool), KeptError> {
         let failed = |source| KeptError::Memory { what: "a descriptor", source };
         let connection = Connection {
             fd: self.connection.try_clone().map_err(failed)?,
@@ -221,7 +228,8 @@ impl<T> Left<T> {
         let in_flight = Arc::clone(&self.in_flight);
         let session = FuseSession::take_over(tree, connection, left, options, Handle::current(), metrics, in_flight)?;
         let kept = Kept {
-            place: self.place,
+            place: self.place.clone(),
+            also: self.also,
             device: self.device,
             read_ahead_kib: self.read_ahead_kib,
             scratch_bytes: self.scratch_bytes,
@@ -231,20 +239,21 @@ impl<T> Left<T> {
             state: Arc::new(self.state),
         };
         link.hold(&self.session, kept)?;
+        let mut detached = false;
         if self.scratch_bytes.is_some() {
             // The daemon before may have ended before it was mounted.
             match link.overlay(&self.session) {
-                // Or it was detached, and somebody still has it open.
-                Ok(()) | Err(LinkError::Refused { kind: Refusal::NotFound, .. }) => {}
+                Ok(()) => {}
+                Err(LinkError::Refused { kind: Refusal::NotFound, .. }) => detached = true,
                 Err(error) => {
                     // Whoever asked for it has no answer yet, and asks again.
-                    drop(link.unmount(&self.session, true));
+                    drop(link.unmount(&self.session, Some(&self.place), true));
                     link.release(&self.session);
                     return Err(error.into());
                 }
             }
         }
-        Ok(session)
+        Ok((session, detached))
     }
 }
 
@@ -282,8 +291,8 @@ impl<T: Serialize> New<'_, T> {
         };
         let in_flight = InFlight::create()
             .map_err(|source| KeptError::Memory { what: "the table of requests in flight", source })?;
-        let session = self.session;
-        let (device, connection) = link.mount(session, &self.place, &words, self.scratch_bytes)?;
+        let (session, place) = (self.session, self.place.clone());
+        let (device, connection) = link.mount(session, &place, &words, self.scratch_bytes)?;
         let overlaid = self.scratch_bytes.is_some();
         let served = self.serve_mounted(link, tree, options, metrics, in_flight, device, connection);
         let made = served.and_then(|served| {
@@ -294,7 +303,7 @@ impl<T: Serialize> New<'_, T> {
         });
         made.inspect_err(|_| {
             // A failure changes nothing: the keeper detaches what is not served when this process ends.
-            drop(link.unmount(session, true));
+            drop(link.unmount(session, Some(&place), true));
             link.release(session);
         })
     }
@@ -321,6 +330,7 @@ impl<T: Serialize> New<'_, T> {
         let state = write_state(session.init(), self.resume).map_err(failed("the state"))?;
         let kept = Kept {
             place: self.place,
+            also: Vec::new(),
             device,
             read_ahead_kib: options.read_ahead_kib,
             scratch_bytes: self.scratch_bytes,
@@ -332,6 +342,14 @@ impl<T: Serialize> New<'_, T> {
         link.hold(self.session, kept)?;
         Ok(session)
     }
+}
+
+/// Returns the state of a mount that is served, with something else that the next daemon is to know: for [`Link::hold_at`].
+///
+/// # Errors
+/// There is no memory.
+pub fn state<T: Serialize>(served: &FuseSession, resume: &T) -> Result<OwnedFd, KeptError> {
+    write_state(served.init(), resume).map_err(|source| KeptError::Memory { what: "the state", source })
 }
 
 /// The path of a place, or what it is called where the keeper alone knows its path.

@@ -3,8 +3,9 @@
 //!
 //! How it goes: a planner walks the snapshot, makes directories and whatever has no content, and decides by what is there
 //! already (see [`decide`]); files go in batches to workers. Of a repository these fetch blobs in the order in which they lie in
-//! packs, several runs at once, and write them to their places ([`content`]); of what is mounted they read ranges ([`ranges`]). A batch's hard links and the metadata of the directories that it
-//! completes follow when its files are done, and batches end in order: so a directory's times are set last.
+//! packs, several runs at once, and write them to their places ([`content`]); of what is mounted they read each file from its beginning
+//! to its end, several files at once ([`streams`]). A batch's hard links and the metadata of the directories that it completes follow when
+//! its files are done, and batches end in order: so a directory's times are set last.
 //!
 //! Invariants:
 //! * Nothing outside the target is touched: every path is opened from the target's descriptor without following symbolic
@@ -23,9 +24,9 @@ mod entry;
 mod meta;
 mod mounted;
 mod plan;
-mod ranges;
 mod root;
 mod special;
+mod streams;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -50,6 +51,12 @@ pub use meta::Owner;
 
 /// The file that marks a directory as one that is not whole: whoever makes it removes it when all is restored. `--delete` leaves it.
 pub(crate) const UNFINISHED: &str = ".stash-fs-restoring";
+
+/// The attribute by which the root of a volume remembers for whom it was restored. It is no data and never copied or removed: one that a
+/// snapshot has is of another time, and one that is there may be of others who share the volume.
+pub(crate) const RESTORED_BY: &str = "user.stash-fs.restored-by";
+/// The file in its place. `--delete` leaves it.
+pub(crate) const RESTORED_BY_FILE: &str = ".stash-fs-restored-by";
 
 /// Batches that are worked on at once: while one waits for its last blobs the next goes on.
 const BATCHES_IN_FLIGHT: usize = 3;
@@ -257,7 +264,7 @@ struct Shared {
     observer: Arc<dyn Observer>,
     counters: Counters,
     privileged: bool,
-    /// How many groups of blobs, or ranges of files, are fetched or written at once.
+    /// How many groups of blobs, or chunks of files, are fetched or written at once.
     groups: Arc<tokio::sync::Semaphore>,
 }
 
@@ -350,7 +357,7 @@ pub async fn restore(source: Source, options: Options, observer: Arc<dyn Observe
         .map_err(|source| RestoreError::Target { path: options.target.clone(), source })?;
     let in_flight = match origin {
         Origin::Repository(_) => content::GROUPS_IN_FLIGHT,
-        Origin::Mounted(_) => ranges::IN_FLIGHT,
+        Origin::Mounted(_) => streams::IN_FLIGHT,
     };
     let shared = Arc::new(Shared {
         origin,

@@ -7,11 +7,17 @@
 pub mod args;
 pub mod secret;
 
+mod at_start;
 mod fit;
+mod progress;
 mod report;
 mod restore;
 mod spec;
 
+pub use at_start::{
+    AT_START_ANNOTATION, AT_START_LIMIT_BYTES, AtStart, HostAtStart, HostKey, INIT_CONTAINER, INSTEAD_FILE, Instead,
+};
+pub use progress::{PROGRESS_LIMIT_BYTES, PROGRESS_PORT, Progress};
 pub use report::{
     BackupOutcome, Checked, ErrorCode, FileCounts, Forgotten, JobError, JobReport, MaintainOutcome, Outcome, Pruned,
     RestoreOutcome, SnapshotReport, Stats, Step, Unreadable, Wiped,
@@ -27,3 +33,9 @@ pub const VERSION: u32 = 1;
 /// The most that a termination message holds (Kubernetes, `pkg/kubelet/container/runtime.go`,
 /// `MaxContainerTerminationMessageLength`).
 pub const REPORT_LIMIT_BYTES: usize = 4096;
+
+/// Where the container of a Job has its orders.
+pub const JOB_DIR: &str = "/var/run/stash-fs/job";
+
+/// How long the pod of a Job may take to end well after it was told to, in seconds. The work that was begun ends within a part of it.
+pub const GRACE_SECONDS: i64 = 60;

@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::mount::detach;
 use super::units::{parse_bytes, parse_duration};
-use super::{CliError, CliResult, Context, Exit};
+use super::{CliError, CliResult, Context, Exit, descriptors};
 use crate::keeper::overlay::Overlays;
 use crate::keeper::place::Base;
 use crate::keeper::run::{Daemons, Keeper, Options};
@@ -62,6 +62,7 @@ pub(super) fn run(args: Args, _context: &Context) -> CliResult<Exit> {
     if args.local {
         return local(args);
     }
+    descriptors::raise_limit();
     let (Some(path), Some(base)) = (&args.socket, &args.base) else {
         return Err(CliError::usage("--socket and --base are needed"));
     };

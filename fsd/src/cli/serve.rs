@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use stash_repo::budget::cgroup;
 
-use super::{CliError, CliResult, Context, Exit, interrupt};
+use super::{CliError, CliResult, Context, Exit, descriptors, interrupt};
 use crate::daemon::{Daemon, OpenOptions, Options};
 use crate::fuse::Recovery;
 use crate::keeper::{Link, Reach};
@@ -56,6 +56,7 @@ pub(super) async fn run(args: Args, context: &Context) -> CliResult<Exit> {
         deadline: global.deadline,
         recovery: if args.no_resend { Recovery::Fail } else { Recovery::Resend },
     };
+    descriptors::raise_limit();
     let keeper = args.keeper.clone();
     let link = tokio::task::spawn_blocking(move || Link::open(Reach::Connect(keeper), None))
         .await

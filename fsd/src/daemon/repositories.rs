@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use stash_repo::backend::connect::{ConnectOptions, connect};
@@ -16,6 +16,9 @@ use tokio::sync::OnceCell;
 use super::DaemonError;
 use super::spec::{RepositorySpec, SpecError};
 use crate::kept::KeptRepository;
+
+/// How long a repository stays open that nobody mounts: the pods of the next job find it open.
+const IDLE: Duration = Duration::from_secs(15 * 60);
 
 /// How repositories are opened.
 #[derive(Debug, Clone)]
@@ -36,6 +39,15 @@ pub(super) struct Entry {
     spec: RepositorySpec,
     pub(super) metrics: Arc<Metrics>,
     opened: OnceCell<Repository>,
+    /// Since when nobody has mounted it.
+    idle_since: Mutex<Option<Instant>>,
+}
+
+impl Entry {
+    /// Returns the address, without secrets.
+    pub(super) fn address(&self) -> &str {
+        &self.spec.address
+    }
 }
 
 /// All that are open.
@@ -57,7 +69,12 @@ impl Repositories {
         if let Some(entry) = entries.iter().find(|entry| entry.spec == *spec) {
             return Arc::clone(entry);
         }
-        let entry = Arc::new(Entry { spec: spec.clone(), metrics: Arc::default(), opened: OnceCell::new() });
+        let entry = Arc::new(Entry {
+            spec: spec.clone(),
+            metrics: Arc::default(),
+            opened: OnceCell::new(),
+            idle_since: Mutex::default(),
+        });
         entries.push(Arc::clone(&entry));
         entry
     }
@@ -122,6 +139,22 @@ impl Repositories {
         self.drop_unused(|entry| entry.spec.address == address)
     }
 
+    /// Forgets repositories that nobody has mounted for a while: each has threads, connections and caches, and where credentials change
+    /// there is one for each that there ever were. Called every now and then; returns how many.
+    pub(super) fn let_go_of_idle(&self, now: Instant) -> usize {
+        let mut entries = self.entries.lock();
+        let before = entries.len();
+        entries.retain(|entry| {
+            let mut since = entry.idle_since.lock();
+            if Arc::strong_count(entry) > 1 {
+                *since = None;
+                return true;
+            }
+            now.saturating_duration_since(*since.get_or_insert(now)) < IDLE
+        });
+        before - entries.len()
+    }
+
     /// Mounts and operations hold an entry as long as they need it.
     fn drop_unused(&self, wanted: impl Fn(&Entry) -> bool) -> u32 {
         let mut entries = self.entries.lock();
@@ -139,12 +172,9 @@ impl Repositories {
         figures
     }
 
-    /// Returns all with the number of their users.
-    pub(super) fn all(&self) -> Vec<(String, usize, Arc<Metrics>)> {
-        let entries = self.entries.lock();
-        let line =
-            |entry: &Arc<Entry>| (entry.spec.address.clone(), Arc::strong_count(entry) - 1, Arc::clone(&entry.metrics));
-        entries.iter().map(line).collect()
+    /// Returns all.
+    pub(super) fn all(&self) -> Vec<Arc<Entry>> {
+        self.entries.lock().clone()
     }
 }
 
@@ -169,6 +199,8 @@ fn is_own(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -183,6 +215,27 @@ mod tests {
         assert!(names.iter().all(|name| !name.contains("geheim")), "{names:?}");
         assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), 5, "{names:?}");
         assert!(names[2].ends_with("#2") && names[4].ends_with("#3"), "{names:?}");
+    }
+
+    #[test]
+    fn test_what_nobody_mounts_is_let_go_of_after_a_while() {
+        let options = OpenOptions { cache_dir: None, cache_size_bytes: 0, deadline: IDLE, allow_local: false };
+        let repositories = Repositories::new(options, Budget::new(0, Arc::default()));
+        let spec = |address: &str| RepositorySpec {
+            address: address.to_owned(),
+            password: String::new(),
+            environment: BTreeMap::new(),
+            options: BTreeMap::new(),
+            ca_certificates: String::new(),
+        };
+        let (held, start) = (repositories.entry(&spec("s3:h/a")), Instant::now());
+        drop(repositories.entry(&spec("s3:h/b")));
+        let after = |time: Duration| repositories.let_go_of_idle(start + time);
+        assert_eq!((after(Duration::ZERO), after(IDLE - Duration::from_secs(1)), after(IDLE)), (0, 0, 1));
+        assert_eq!((repositories.all().len(), after(IDLE * 2)), (1, 0), "one is mounted");
+        drop(held);
+        assert_eq!((after(IDLE * 3), after(IDLE * 4)), (0, 1));
+        assert_eq!(repositories.all().len(), 0);
     }
 
     #[test]

@@ -48,11 +48,11 @@ impl Control for Daemon {
             .repositories
             .all()
             .into_iter()
-            .map(|(repository, mounts, metrics)| RepositoryStats {
-                repository,
-                mounts: u32::try_from(mounts).unwrap_or(u32::MAX),
-                requests: metrics.backend_requests.get(),
-                fetched_bytes: metrics.backend_read_bytes.get(),
+            .map(|entry| RepositoryStats {
+                repository: entry.address().to_owned(),
+                mounts: self.mounts_of(&entry),
+                requests: entry.metrics.backend_requests.get(),
+                fetched_bytes: entry.metrics.backend_read_bytes.get(),
             })
             .collect();
         Ok(Response::new(StatsReply {

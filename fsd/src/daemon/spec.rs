@@ -6,6 +6,7 @@ use std::str::FromStr as _;
 
 use serde::{Deserialize, Serialize};
 use stash_control::{MountRequest, mount_request};
+use stash_repo::Id;
 use stash_repo::backend::location::Location;
 use stash_vfs::{NamespaceOptions, Pin};
 use zeroize::Zeroize as _;
@@ -90,6 +91,9 @@ impl MountSpec {
             Some(mount_request::Place::Pod(pod)) => Place::Pod { uid: pod.uid, volume: pod.volume },
             None => return Err(wrong("place", "a volume or a pod's volume is needed")),
         };
+        if !place.is_plain() {
+            return Err(wrong("place", "its names are letters, digits, `.`, `_` and `-`, and begin with no dot"));
+        }
         let repository = request.repository.ok_or_else(|| wrong("repository", "it is missing"))?;
         // The message of the parser names no secret.
         let location = Location::from_str(&repository.address).map_err(|error| wrong("repository.address", error))?;
@@ -119,6 +123,19 @@ impl MountSpec {
             hosts: request.hosts,
             scratch_bytes,
         })
+    }
+
+    /// Returns whether it stays the same snapshot whoever asks when, and nobody writes to it: volumes of it may share a session.
+    pub(super) fn may_be_shared(&self) -> bool {
+        let id = self.snapshot.as_deref().map(|snapshot| snapshot.split_once(':').map_or(snapshot, |(id, _)| id));
+        self.scratch_bytes.is_none() && id.is_some_and(|id| Id::from_str(id).is_ok())
+    }
+
+    /// Returns whether another one asks for the very same, under whatever name and wherever.
+    pub(super) fn shows_the_same(&self, other: &Self) -> bool {
+        let Self { name: _, place: _, repository, snapshot, uid, gid, hosts, scratch_bytes } = self;
+        (repository, snapshot, uid, gid, hosts, scratch_bytes)
+            == (&other.repository, &other.snapshot, &other.uid, &other.gid, &other.hosts, &other.scratch_bytes)
     }
 
     /// Returns what is shown, with the snapshot that an earlier daemon resolved.
@@ -156,10 +173,11 @@ mod tests {
     fn test_requests_that_are_none_are_named_and_show_no_secret() {
         assert!(MountSpec::new(request()).is_ok());
         type Change = fn(&mut MountRequest);
-        let table: [(&str, Change); 6] = [
+        let table: [(&str, Change); 7] = [
             ("overlay.scratch_bytes", |request| request.overlay = Some(Overlay { scratch_bytes: 1 })),
             ("name", |request| request.name = "../x".into()),
             ("place", |request| request.place = None),
+            ("place", |request| request.place = Some(mount_request::Place::Volume("../v".into()))),
             ("repository", |request| request.repository = None),
             ("repository.address", |request| {
                 request.repository.as_mut().unwrap().address = String::new();
@@ -173,6 +191,38 @@ mod tests {
             change(&mut changed);
             let error = MountSpec::new(changed).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{field}: ")) && !error.contains("geheim"), "{error}");
+        }
+    }
+
+    #[test]
+    fn test_who_shares_a_session() {
+        let id = "ab".repeat(32);
+        let spec = |snapshot: &str| MountSpec::new(MountRequest { snapshot: snapshot.into(), ..request() }).unwrap();
+        for (snapshot, shared) in [
+            (id.as_str(), true),
+            (&format!("{id}:/a:b"), true),
+            ("latest", false),
+            (&format!("latest:/{id}"), false),
+            (&id[..8], false),
+            ("", false),
+        ] {
+            assert_eq!(spec(snapshot).may_be_shared(), shared, "{snapshot}");
+        }
+        let shared = spec(&id);
+        assert!(!MountSpec { scratch_bytes: Some(1 << 30), ..shared.clone() }.may_be_shared());
+        let elsewhere =
+            MountSpec { name: SessionName::new("v2").unwrap(), place: Place::Volume("v2".into()), ..shared.clone() };
+        assert!(shared.shows_the_same(&elsewhere));
+        let mut rotated = shared.clone();
+        rotated.repository.password = "another".into();
+        for other in [
+            spec(&format!("{id}:/a")),
+            MountSpec { uid: Some(0), ..shared.clone() },
+            MountSpec { gid: Some(0), ..shared.clone() },
+            MountSpec { hosts: vec!["h".into()], ..shared.clone() },
+            rotated,
+        ] {
+            assert!(!shared.shows_the_same(&other), "{other:?}");
         }
     }
 

@@ -6,13 +6,18 @@
 //! * `mounted`: snapshots that the Job mounts, instead of a repository that it opens.
 //! * `place`: which entries of a snapshot go to which volume.
 //! * `mark`: what tells a volume that is not whole.
+//! * `record`: what tells by which session a volume was restored.
+//! * `progress`: says how far it is to whoever asks.
 //! * `tell`: counts, names of what failed, and progress in the log.
 
 mod mark;
 mod mounted;
 mod place;
+mod progress;
+mod record;
 mod tell;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,7 +34,8 @@ use crate::filter::Filter;
 use crate::restore::{Options, Overwrite, Owner, Source, restore};
 use crate::walk::{Located, locate};
 use mark::Mark;
-use place::{Piece, Volumes, pieces};
+pub(super) use place::Volumes;
+use place::{Piece, pieces};
 use tell::Tell;
 
 /// A part of a snapshot, and where it is read.
@@ -60,23 +66,29 @@ struct Asked {
     flags: RestoreFlags,
     filter: Filter,
     volumes: Volumes,
+    progress: Option<SocketAddr>,
 }
 
 impl Asked {
-    fn of(task: &RestoreTask) -> Result<Self, JobError> {
+    fn of(task: &RestoreTask, progress: Option<SocketAddr>) -> Result<Self, JobError> {
         let bad = |error: String| JobError::new(ErrorCode::BadArguments, error);
         let flags = args::parse_restore(&task.args).map_err(|error| super::error::of_spec(&SpecError::Args(error)))?;
         let filter = filter(task, &flags).map_err(bad)?;
-        Ok(Self { flags, filter, volumes: Volumes::open(task)? })
+        Ok(Self { flags, filter, volumes: Volumes::open(task)?, progress })
     }
 }
 
-/// Restores what the task names from the repository. All is looked up before the first byte is written.
+/// Restores what the task names from the repository. All is looked up before the first byte is written. At `progress` it says how far it is.
 ///
 /// # Errors
 /// `PartlyRestored` where all was tried and entries failed. A volume that is not whole is marked.
-pub(super) async fn run(task: &RestoreTask, job: &Job<'_>, done: &Done) -> Result<(), JobError> {
-    let asked = Asked::of(task)?;
+pub(super) async fn run(
+    task: &RestoreTask,
+    progress: Option<SocketAddr>,
+    job: &Job<'_>,
+    done: &Done,
+) -> Result<(), JobError> {
+    let asked = Asked::of(task, progress)?;
     let flags = &asked.flags;
     let reached = BackupFlags {
         key_hint: flags.key_hint.clone(),
@@ -102,8 +114,13 @@ pub(super) async fn run(task: &RestoreTask, job: &Job<'_>, done: &Done) -> Resul
 ///
 /// # Errors
 /// As of [`run`].
-pub(super) async fn run_mounted(task: &RestoreTask, interrupt: &Interrupt, done: &Done) -> Result<(), JobError> {
-    let asked = Asked::of(task)?;
+pub(super) async fn run_mounted(
+    task: &RestoreTask,
+    progress: Option<SocketAddr>,
+    interrupt: &Interrupt,
+    done: &Done,
+) -> Result<(), JobError> {
+    let asked = Asked::of(task, progress)?;
     let mut work = Vec::new();
     for source in &task.sources {
         work.push(mounted::look_up(source, &task.mounts).await?);
@@ -112,9 +129,12 @@ pub(super) async fn run_mounted(task: &RestoreTask, interrupt: &Interrupt, done:
 }
 
 async fn carry_out(work: Vec<Work>, asked: &Asked, interrupt: &Interrupt, done: &Done) -> Result<(), JobError> {
-    let used = work.iter().flat_map(|work| work.pieces.iter().map(|(piece, _)| piece.mount));
-    let marks = asked.volumes.mark(used)?;
+    let marks = asked.volumes.mark(work.iter().flat_map(|work| work.pieces.iter().map(|(piece, _)| piece)))?;
     let tell = Arc::new(Tell::new(interrupt.clone()));
+    let _served = match asked.progress {
+        Some(address) => progress::serve(address, Arc::clone(&tell)).await,
+        None => None,
+    };
     let result = each(&work, asked, &tell, done).await;
     done.restore(|outcome| tell.add_to(outcome));
     result?;

@@ -35,6 +35,8 @@ impl Descriptors {
 pub struct Session {
     /// Where.
     pub place: Place,
+    /// Where else.
+    pub also: Vec<Place>,
     /// Its device.
     pub device: (u32, u32),
     /// How far the kernel reads ahead.
@@ -57,6 +59,8 @@ enum What {
 pub struct Mounted {
     /// Where.
     pub place: Place,
+    /// Where else.
+    pub also: Vec<Place>,
     /// Its device.
     pub device: (u32, u32),
     /// How far the kernel reads ahead.
@@ -67,8 +71,8 @@ pub struct Mounted {
 
 impl Mounted {
     fn session(self, what: What) -> Session {
-        let Self { place, device, read_ahead_kib, scratch_bytes } = self;
-        Session { place, device, read_ahead_kib, scratch_bytes, what }
+        let Self { place, also, device, read_ahead_kib, scratch_bytes } = self;
+        Session { place, also, device, read_ahead_kib, scratch_bytes, what }
     }
 }
 
@@ -125,6 +129,24 @@ impl Held {
         self.sessions.insert(name, mounted.session(What::Kept { descriptors: of, alone_since: None }));
     }
 
+    /// Adds a place to a session.
+    pub fn add_place(&mut self, name: &SessionName, place: Place) {
+        if let Some(session) = self.sessions.get_mut(name)
+            && !session.places().any(|other| *other == place)
+        {
+            session.also.push(place);
+        }
+    }
+
+    /// Takes a place from a session, unless it is its only one.
+    pub fn remove_place(&mut self, name: &SessionName, place: &Place) {
+        let Some(session) = self.sessions.get_mut(name) else { return };
+        if session.place == *place && !session.also.is_empty() {
+            session.place = session.also.remove(0);
+        }
+        session.also.retain(|other| other != place);
+    }
+
     /// Lets go of a session.
     pub fn remove(&mut self, name: &SessionName) -> Option<Session> {
         self.sessions.remove(name)
@@ -175,6 +197,11 @@ impl Held {
 }
 
 impl Session {
+    /// Returns all places.
+    pub fn places(&self) -> impl Iterator<Item = &Place> {
+        std::iter::once(&self.place).chain(&self.also)
+    }
+
     /// Returns what another daemon needs, if there is all of it.
     #[must_use]
     pub fn descriptors(&self) -> Option<&Descriptors> {
@@ -202,7 +229,8 @@ mod tests {
     }
 
     fn mounted(minor: u32) -> Mounted {
-        Mounted { place: Place::Volume("v".into()), device: (0, minor), read_ahead_kib: 0, scratch_bytes: None }
+        let (place, also) = (Place::Volume("v".into()), Vec::new());
+        Mounted { place, also, device: (0, minor), read_ahead_kib: 0, scratch_bytes: None }
     }
 
     #[test]
@@ -246,6 +274,22 @@ mod tests {
         held.add_new(name("b"), Mounted { place: place.clone(), scratch_bytes: Some(1), ..mounted(2) }, descriptor());
         assert_eq!([name("a"), name("b"), name("c")].map(|name| held.has_overlay(&name)), [false, true, false]);
         assert!(held.has_overlay_at(&place) && !held.has_overlay_at(&mounted(1).place));
+    }
+
+    #[test]
+    fn test_a_session_has_places_until_its_last_one() {
+        let mut held = Held::default();
+        let place = |id: &str| Place::Volume(id.to_owned());
+        held.add_new(name("a"), mounted(1), descriptor());
+        for id in ["w", "x", "w", "v"] {
+            held.add_place(&name("a"), place(id));
+        }
+        let places = |held: &Held| held.get(&name("a")).unwrap().places().cloned().collect::<Vec<_>>();
+        assert_eq!(places(&held), [place("v"), place("w"), place("x")]);
+        for (id, left) in [("v", vec!["w", "x"]), ("y", vec!["w", "x"]), ("x", vec!["w"]), ("w", vec!["w"])] {
+            held.remove_place(&name("a"), &place(id));
+            assert_eq!(places(&held), left.into_iter().map(place).collect::<Vec<_>>(), "{id}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Child;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,8 @@ pub enum LinkError {
 pub struct Kept {
     /// Where it is mounted.
     pub place: Place,
+    /// Where else.
+    pub also: Vec<Place>,
     /// The mount's device.
     pub device: (u32, u32),
     /// How far the kernel is to read ahead.
@@ -89,6 +92,8 @@ pub struct Kept {
 pub struct Taken {
     /// Where it is mounted.
     pub place: Place,
+    /// Where else.
+    pub also: Vec<Place>,
     /// The mount's device.
     pub device: (u32, u32),
     /// How far the kernel reads ahead.
@@ -113,6 +118,9 @@ pub struct Link {
 
 struct Inner {
     reach: Reach,
+    /// What the keeper said of itself: [`State`] is locked as long as it works.
+    scratch_limit_bytes: AtomicU64,
+    binds: AtomicBool,
     state: Mutex<State>,
     /// Told when there is a keeper again.
     back: Condvar,
@@ -125,7 +133,6 @@ struct State {
     held: BTreeMap<SessionName, Kept>,
     /// Sessions that were left by an earlier daemon and that this one has not gone on with yet.
     left: Vec<SessionName>,
-    scratch_limit_bytes: u64,
     closed: bool,
 }
 
@@ -133,6 +140,7 @@ struct State {
 struct Welcome {
     sessions: Vec<SessionName>,
     scratch_limit_bytes: u64,
+    binds: bool,
 }
 
 impl fmt::Debug for Link {
@@ -147,7 +155,13 @@ impl Link {
     /// # Errors
     /// There is none, or it speaks another version.
     pub fn open(reach: Reach, connection: Option<OwnedFd>) -> Result<Self, LinkError> {
-        let inner = Arc::new(Inner { reach, state: Mutex::default(), back: Condvar::new() });
+        let inner = Arc::new(Inner {
+            reach,
+            scratch_limit_bytes: AtomicU64::default(),
+            binds: AtomicBool::default(),
+            state: Mutex::default(),
+            back: Condvar::new(),
+        });
         let (connected, welcome) = match connection {
             Some(socket) => {
                 let welcome = hello(socket.as_fd())?;
@@ -159,8 +173,8 @@ impl Link {
             let mut state = inner.state.lock();
             state.socket = Some(Arc::clone(&connected.socket));
             state.keeper = connected.keeper;
+            inner.says(&welcome);
             state.left = welcome.sessions;
-            state.scratch_limit_bytes = welcome.scratch_limit_bytes;
         }
         let (weak, socket) = (Arc::downgrade(&inner), connected.socket);
         std::thread::Builder::new()
@@ -179,7 +193,20 @@ impl Link {
     /// Returns the largest scratch space of a volume that the keeper makes, in bytes; 0 where it mounts no overlays.
     #[must_use]
     pub fn scratch_limit_bytes(&self) -> u64 {
-        self.inner.state.lock().scratch_limit_bytes
+        self.inner.scratch_limit_bytes.load(Relaxed)
+    }
+
+    /// Returns whether the keeper mounts a session at more than one place.
+    #[must_use]
+    pub fn binds(&self) -> bool {
+        self.inner.binds.load(Relaxed)
+    }
+
+    /// Returns whether a session with this name is held, or was left by an earlier daemon. Blocks.
+    #[must_use]
+    pub fn has(&self, session: &SessionName) -> bool {
+        let state = self.inner.state.lock();
+        state.held.contains_key(session) || state.left.contains(session)
     }
 
     /// Mounts. One with scratch space is mounted where nobody sees it, until [`Link::overlay`]. The mount is gone if this process ends before [`Link::hold`].
@@ -212,17 +239,25 @@ impl Link {
         self.ask(&Request::Overlay { session: session.clone() }).and_then(done)
     }
 
+    /// Mounts a session that is held at one more place. What it is mounted at is held by [`Link::hold_at`], before.
+    ///
+    /// # Errors
+    /// `NotFound` where it is not mounted any more, and others of the keeper, or there is none.
+    pub fn bind(&self, session: &SessionName, place: &Place) -> Result<(), LinkError> {
+        self.ask(&Request::Bind { session: session.clone(), place: place.clone() }).and_then(done)
+    }
+
     /// Takes what an earlier daemon left under a name.
     ///
     /// # Errors
     /// There is nothing, or there is no keeper.
     pub fn take(&self, session: &SessionName) -> Result<Taken, LinkError> {
         match self.ask(&Request::Take { session: session.clone() })? {
-            (Reply::Held { place, device, read_ahead_kib, scratch_bytes }, descriptors) => {
+            (Reply::Held { place, also, device, read_ahead_kib, scratch_bytes }, descriptors) => {
                 let [connection, table, in_flight, state] = descriptors.try_into().map_err(|other: Vec<OwnedFd>| {
                     LinkError::Odd(format!("{} descriptors of a session", other.len()))
                 })?;
-                Ok(Taken { place, device, read_ahead_kib, scratch_bytes, connection, table, in_flight, state })
+                Ok(Taken { place, also, device, read_ahead_kib, scratch_bytes, connection, table, in_flight, state })
             }
             (reply, _) => Err(unexpected(reply)),
         }
@@ -233,22 +268,25 @@ impl Link {
     /// # Errors
     /// The keeper refused. That there is none now is no error: the next one will be filled.
     pub fn hold(&self, session: &SessionName, kept: Kept) -> Result<(), LinkError> {
-        let mut state = self.inner.state.lock();
-        state.left.retain(|left| left != session);
-        state.held.insert(session.clone(), kept.clone());
-        let Some(socket) = state.socket.clone() else { return Ok(()) };
-        match exchange(socket.as_fd(), &hold_request(session, &kept), &descriptors(&kept)) {
-            Ok((Reply::Done, _)) => Ok(()),
-            Ok((reply, _)) => {
-                state.held.remove(session);
-                Err(unexpected(reply))
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the keeper is gone; the next one will be filled");
-                state.socket = None;
-                Ok(())
-            }
-        }
+        self.inner.state.lock().hold(session, kept)
+    }
+
+    /// Has a session that is held go on to be held, with other places and another state; without any place it is one that was detached.
+    ///
+    /// # Errors
+    /// It is not held, or the keeper refused.
+    pub fn hold_at(&self, session: &SessionName, places: &[Place], state: OwnedFd) -> Result<(), LinkError> {
+        // Locked over both: it must not be held again that was let go of meanwhile.
+        let mut locked = self.inner.state.lock();
+        let kept = locked.held.get(session).cloned().ok_or_else(|| LinkError::Refused {
+            kind: Refusal::NotFound,
+            message: format!("there is no session {session} any more"),
+        })?;
+        let (place, also) = match places {
+            [place, also @ ..] => (place.clone(), also.to_vec()),
+            [] => (kept.place.clone(), Vec::new()),
+        };
+        locked.hold(session, Kept { place, also, state: Arc::new(state), ..kept })
     }
 
     /// Says that nothing but what is held and what is left is alive.
@@ -259,22 +297,38 @@ impl Link {
         self.ask(&Request::Settled).and_then(done)
     }
 
-    /// Unmounts a session; it is held on.
+    /// Unmounts a session at one place, or at its first where none is said; it is held on.
     ///
     /// # Errors
     /// `Busy` and others of the keeper, or there is none.
-    pub fn unmount(&self, session: &SessionName, lazy: bool) -> Result<(), LinkError> {
-        self.ask(&Request::Unmount { session: session.clone(), lazy }).and_then(done)
+    pub fn unmount(&self, session: &SessionName, place: Option<&Place>, lazy: bool) -> Result<(), LinkError> {
+        let place = if self.binds() {
+            place.cloned()
+        } else {
+            // It knows of one place.
+            let first = self.inner.state.lock().held.get(session).map(|kept| kept.place.clone());
+            if let (Some(first), Some(place)) = (first, place)
+                && first != *place
+            {
+                let message = "the keeper is older than what it holds, and knows of one place of it only".to_owned();
+                return Err(LinkError::Refused { kind: Refusal::System, message });
+            }
+            None
+        };
+        self.ask(&Request::Unmount { session: session.clone(), lazy, place }).and_then(done)
     }
 
-    /// Lets go of a session, whose mount has ended.
+    /// Lets go of a session, whose mount has ended. Once: then another one may have the name.
     pub fn release(&self, session: &SessionName) {
         let mut state = self.inner.state.lock();
         state.held.remove(session);
         state.left.retain(|left| left != session);
-        if let Some(socket) = state.socket.clone() {
-            // A keeper that is gone holds nothing, and the next one does not get it.
-            let _ = exchange(socket.as_fd(), &Request::Release { session: session.clone() }, &[]);
+        // A keeper that is gone holds nothing, and the next one does not get it. One that has not answered is left: its answer would be
+        // taken for that to the next question.
+        if let Some(socket) = state.socket.clone()
+            && exchange(socket.as_fd(), &Request::Release { session: session.clone() }, &[]).is_err()
+        {
+            state.leave();
         }
     }
 
@@ -282,9 +336,7 @@ impl Link {
     pub fn close(&self) {
         let mut state = self.inner.state.lock();
         state.closed = true;
-        if let Some(socket) = state.socket.take() {
-            let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
-        }
+        state.leave();
         self.inner.back.notify_all();
     }
 
@@ -303,11 +355,7 @@ impl Link {
                 Ok((Reply::Refused { kind, message }, _)) => return Err(LinkError::Refused { kind, message }),
                 Ok(answer) => return Ok(answer),
                 Err(error) if Instant::now() >= until => return Err(LinkError::Gone(error)),
-                Err(_) => {
-                    // The watch sees the end of the connection as well.
-                    let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
-                    state.socket = None;
-                }
+                Err(_) => state.leave(),
             }
         }
     }
@@ -317,6 +365,37 @@ impl Link {
 struct Connected {
     socket: Arc<OwnedFd>,
     keeper: Option<Child>,
+}
+
+impl State {
+    /// Ends the connection; the watch sees that as well.
+    fn leave(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
+        }
+    }
+
+    fn hold(&mut self, session: &SessionName, kept: Kept) -> Result<(), LinkError> {
+        self.left.retain(|left| left != session);
+        let before = self.held.insert(session.clone(), kept.clone());
+        let Some(socket) = self.socket.clone() else { return Ok(()) };
+        match exchange(socket.as_fd(), &hold_request(session, &kept), &descriptors(&kept)) {
+            Ok((Reply::Done, _)) => Ok(()),
+            Ok((reply, _)) => {
+                // It goes on to hold what it held.
+                match before {
+                    Some(before) => self.held.insert(session.clone(), before),
+                    None => self.held.remove(session),
+                };
+                Err(unexpected(reply))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the keeper is gone; the next one will be filled");
+                self.leave();
+                Ok(())
+            }
+        }
+    }
 }
 
 impl Inner {
@@ -352,13 +431,19 @@ impl Inner {
         }
     }
 
+    /// Takes note of what a keeper said of itself.
+    fn says(&self, welcome: &Welcome) {
+        self.scratch_limit_bytes.store(welcome.scratch_limit_bytes, Relaxed);
+        self.binds.store(welcome.binds, Relaxed);
+    }
+
     /// Reaches a keeper and fills it.
     fn refill(&self) -> Result<Arc<OwnedFd>, LinkError> {
         let connected = self.connect().map_err(LinkError::Gone)?;
         let socket = connected.socket.as_fd();
-        let Welcome { sessions, scratch_limit_bytes } = hello(socket)?;
+        let welcome = hello(socket)?;
         let mut state = self.state.lock();
-        state.scratch_limit_bytes = scratch_limit_bytes;
+        self.says(&welcome);
         for (session, kept) in &state.held {
             match exchange(socket, &hold_request(session, kept), &descriptors(kept)).map_err(LinkError::Gone)? {
                 (Reply::Done, _) => {}
@@ -366,7 +451,7 @@ impl Inner {
             }
         }
         exchange(socket, &Request::Settled, &[]).map_err(LinkError::Gone)?;
-        state.left.retain(|left| sessions.contains(left));
+        state.left.retain(|left| welcome.sessions.contains(left));
         state.keeper = connected.keeper;
         state.socket = Some(Arc::clone(&connected.socket));
         self.back.notify_all();
@@ -422,7 +507,9 @@ fn watch(inner: &Weak<Inner>, mut socket: Arc<OwnedFd>) {
 /// Introduces this process.
 fn hello(socket: BorrowedFd<'_>) -> Result<Welcome, LinkError> {
     match exchange(socket, &Request::Hello { version: VERSION }, &[]).map_err(LinkError::Gone)? {
-        (Reply::Welcome { sessions, scratch_limit_bytes, .. }, _) => Ok(Welcome { sessions, scratch_limit_bytes }),
+        (Reply::Welcome { sessions, scratch_limit_bytes, binds, .. }, _) => {
+            Ok(Welcome { sessions, scratch_limit_bytes, binds })
+        }
         (reply, _) => Err(unexpected(reply)),
     }
 }
@@ -431,6 +518,7 @@ fn hold_request(session: &SessionName, kept: &Kept) -> Request {
     Request::Hold {
         session: session.clone(),
         place: kept.place.clone(),
+        also: kept.also.clone(),
         device: kept.device,
         read_ahead_kib: kept.read_ahead_kib,
         scratch_bytes: kept.scratch_bytes,

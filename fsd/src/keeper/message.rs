@@ -16,8 +16,11 @@ pub const VERSION: u16 = 1;
 pub const MAX_MESSAGE_BYTES: usize = 32 << 10;
 /// The most descriptors of a message: those of a session.
 pub const MAX_DESCRIPTORS: usize = 4;
-/// The most sessions of a keeper: a node has at most 32 mounted repositories, and each of those may be in two forms.
-pub const MAX_SESSIONS: usize = 64;
+/// The most sessions of a keeper: as many as the driver allows a node to have volumes, none of which show the same. The names of all
+/// fit into a message.
+pub const MAX_SESSIONS: usize = 480;
+/// The most places at which a session is mounted: all of them, in the longest form, fit into a message.
+pub const MAX_PLACES: usize = 64;
 
 /// The name of a session, chosen by the daemon: 1 to 64 of letters, digits, `.`, `_` and `-`, the first one no dot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -65,8 +68,13 @@ impl From<SessionName> for String {
 #[error("a name is 1 to 64 letters, digits, `.`, `_` and `-`, and does not begin with a dot")]
 pub struct BadName;
 
+/// The most bytes of a volume's name: 63, or 253 of a claim (RFC 1123's subdomains).
+const MAX_VOLUME_BYTES: usize = 253;
+/// The most bytes of a pod's uid, which has 36, or 32 for a pod that the node itself was told of.
+const MAX_UID_BYTES: usize = 64;
+
 /// Whether a name is harmless as a file name and in a log.
-pub(super) fn is_plain_name(name: &str, max_bytes: usize) -> bool {
+fn is_plain_name(name: &str, max_bytes: usize) -> bool {
     !name.is_empty()
         && name.len() <= max_bytes
         && !name.starts_with('.')
@@ -138,6 +146,13 @@ pub enum Request {
         /// The session's name.
         session: SessionName,
     },
+    /// Mount a session that is held at one more place. Answered by [`Reply::Done`], also where it is mounted there already.
+    Bind {
+        /// The session's name.
+        session: SessionName,
+        /// Where.
+        place: Place,
+    },
     /// Hold this from now on, in the place of what is held under the name, and take it for served. Beside it, in this order:
     /// `/dev/fuse`, the table of inodes, the table of requests in flight, the sealed state. Answered by [`Reply::Done`].
     Hold {
@@ -145,6 +160,9 @@ pub enum Request {
         session: SessionName,
         /// Where it is mounted.
         place: Place,
+        /// Where else, at most [`MAX_PLACES`] with that.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        also: Vec<Place>,
         /// The mount's device.
         device: (u32, u32),
         /// How far the kernel is to read ahead.
@@ -166,6 +184,9 @@ pub enum Request {
         session: SessionName,
         /// Detach it although it is in use.
         lazy: bool,
+        /// Where; nothing for the place of [`Request::Mount`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        place: Option<Place>,
     },
     /// Let go of a session, whose mount has ended. Answered by [`Reply::Done`], also where there is none.
     Release {
@@ -187,6 +208,9 @@ pub enum Reply {
         /// The largest scratch space of a volume, in bytes; 0 where this keeper mounts no overlays.
         #[serde(default)]
         scratch_limit_bytes: u64,
+        /// Whether this keeper knows [`Request::Bind`].
+        #[serde(default)]
+        binds: bool,
     },
     /// To [`Request::Mount`].
     Mounted {
@@ -197,6 +221,9 @@ pub enum Reply {
     Held {
         /// Where it is mounted.
         place: Place,
+        /// Where else.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        also: Vec<Place>,
         /// The mount's device.
         device: (u32, u32),
         /// How far the kernel reads ahead.
@@ -282,6 +309,16 @@ impl Place {
         }
     }
 
+    /// Returns whether its names are names of directories, and not too long; a path may be any.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        match self {
+            Self::Path(_) => true,
+            Self::Volume(id) => is_plain_name(id, MAX_VOLUME_BYTES),
+            Self::Pod { uid, volume } => is_plain_name(uid, MAX_UID_BYTES) && is_plain_name(volume, MAX_VOLUME_BYTES),
+        }
+    }
+
     /// Returns the path of a [`Place::Path`].
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
@@ -328,15 +365,38 @@ mod tests {
                 Request::Hold {
                     session: session.clone(),
                     place: Place::Path(b"/m".to_vec()),
+                    also: Vec::new(),
                     device: (0, 52),
                     read_ahead_kib: 4096,
                     scratch_bytes: None,
                 },
                 r#"{"hold":{"session":"a","place":{"path":[47,109]},"device":[0,52],"read_ahead_kib":4096}}"#,
             ),
+            (
+                Request::Hold {
+                    session: session.clone(),
+                    place: Place::Volume("v".into()),
+                    also: vec![Place::Volume("w".into())],
+                    device: (0, 52),
+                    read_ahead_kib: 4096,
+                    scratch_bytes: None,
+                },
+                r#"{"hold":{"session":"a","place":{"volume":"v"},"also":[{"volume":"w"}],"device":[0,52],"read_ahead_kib":4096}}"#,
+            ),
+            (
+                Request::Bind { session: session.clone(), place: Place::Volume("w".into()) },
+                r#"{"bind":{"session":"a","place":{"volume":"w"}}}"#,
+            ),
             (Request::Settled, r#""settled""#),
             (Request::Take { session: session.clone() }, r#"{"take":{"session":"a"}}"#),
-            (Request::Unmount { session: session.clone(), lazy: true }, r#"{"unmount":{"session":"a","lazy":true}}"#),
+            (
+                Request::Unmount { session: session.clone(), lazy: true, place: None },
+                r#"{"unmount":{"session":"a","lazy":true}}"#,
+            ),
+            (
+                Request::Unmount { session: session.clone(), lazy: true, place: Some(Place::Volume("w".into())) },
+                r#"{"unmount":{"session":"a","lazy":true,"place":{"volume":"w"}}}"#,
+            ),
             (Request::Release { session }, r#"{"release":{"session":"a"}}"#),
         ];
         for (request, text) in table {
@@ -344,6 +404,28 @@ mod tests {
             assert_eq!(decode::<Request>(text.as_bytes()).unwrap(), request);
         }
         assert_eq!(VERSION, 1, "a new version needs a new table");
+    }
+
+    #[test]
+    fn test_all_places_of_a_session_fit_into_a_message() {
+        let place = Place::Pod { uid: "u".repeat(MAX_UID_BYTES), volume: "v".repeat(MAX_VOLUME_BYTES) };
+        assert!(place.is_plain());
+        let hold = Request::Hold {
+            session: SessionName::new(&"a".repeat(64)).unwrap(),
+            place: place.clone(),
+            also: vec![place; MAX_PLACES - 1],
+            device: (u32::MAX, u32::MAX),
+            read_ahead_kib: u32::MAX,
+            scratch_bytes: Some(u64::MAX),
+        };
+        assert!(encode(&hold).is_ok());
+    }
+
+    #[test]
+    fn test_the_names_of_all_sessions_fit_into_a_message() {
+        let sessions = vec![SessionName::new(&"a".repeat(64)).unwrap(); MAX_SESSIONS];
+        let welcome = Reply::Welcome { version: VERSION, sessions, scratch_limit_bytes: u64::MAX, binds: true };
+        assert!(encode(&welcome).is_ok());
     }
 
     #[test]

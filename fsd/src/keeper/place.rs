@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use super::message::{Place, Refusal, is_plain_name};
+use super::message::{Place, Refusal};
 
 /// Where a keeper mounts.
 #[derive(Debug)]
@@ -66,9 +66,6 @@ impl PlaceError {
     }
 }
 
-/// The most bytes of a name in a place: a uid has 36, a volume's name 63 or, for a claim, 253.
-const MAX_NAME_BYTES: usize = 253;
-
 impl Base {
     /// Opens the base directory.
     ///
@@ -82,10 +79,9 @@ impl Base {
 
     /// Returns the path of a place below the base, or `None` where there is none for this keeper.
     fn relative(&self, place: &Place) -> Option<PathBuf> {
-        let plain = |name: &str| is_plain_name(name, MAX_NAME_BYTES);
         match (self, place) {
-            (Self::Below { .. }, Place::Volume(id)) if plain(id) => Some(PathBuf::from(id)),
-            (Self::Below { .. }, Place::Pod { uid, volume }) if plain(uid) && plain(volume) => {
+            (Self::Below { .. }, Place::Volume(id)) if place.is_plain() => Some(PathBuf::from(id)),
+            (Self::Below { .. }, Place::Pod { uid, volume }) if place.is_plain() => {
                 Some(PathBuf::from(format!("pods/{uid}/volumes/kubernetes.io~csi/{volume}/mount")))
             }
             _ => None,

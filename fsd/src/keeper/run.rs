@@ -289,7 +289,10 @@ impl Keeper {
             Request::Hello { version } if version == VERSION => {
                 let sessions = self.held.names().cloned().collect();
                 let scratch_limit_bytes = self.options.overlays.as_ref().map_or(0, Overlays::limit_bytes);
-                let sent = answer(socket, &Reply::Welcome { version: VERSION, sessions, scratch_limit_bytes }, &[]);
+                // A person's own mount is at one place.
+                let binds = matches!(self.options.base, Base::Below { .. });
+                let welcome = Reply::Welcome { version: VERSION, sessions, scratch_limit_bytes, binds };
+                let sent = answer(socket, &welcome, &[]);
                 return (if sent { Then::GoOn } else { Then::Close }, true);
             }
             Request::Hello { version } => {
@@ -304,9 +307,13 @@ impl Keeper {
             Request::Mount { session, place, words, scratch_bytes } => {
                 self.mount(socket, session, place, &words, scratch_bytes)
             }
-            Request::Hold { session, place, device, read_ahead_kib, scratch_bytes } => {
-                let mounted = Mounted { place, device, read_ahead_kib, scratch_bytes };
+            Request::Hold { session, place, also, device, read_ahead_kib, scratch_bytes } => {
+                let mounted = Mounted { place, also, device, read_ahead_kib, scratch_bytes };
                 let reply = self.hold(session, mounted, packet.descriptors);
+                answer(socket, &reply, &[])
+            }
+            Request::Bind { session, place } => {
+                let reply = self.bind(&session, place);
                 answer(socket, &reply, &[])
             }
             // Answered now, or when the work for it has ended.
@@ -318,16 +325,17 @@ impl Keeper {
             Request::Take { session } => {
                 match self.held.get(&session).and_then(|held| Some((held, held.descriptors()?))) {
                     Some((held, descriptors)) => {
-                        let Session { place, device, read_ahead_kib, scratch_bytes, .. } = held;
+                        let Session { place, also, device, read_ahead_kib, scratch_bytes, .. } = held;
                         let (device, read_ahead_kib, scratch_bytes) = (*device, *read_ahead_kib, *scratch_bytes);
-                        let reply = Reply::Held { place: place.clone(), device, read_ahead_kib, scratch_bytes };
+                        let (place, also) = (place.clone(), also.clone());
+                        let reply = Reply::Held { place, also, device, read_ahead_kib, scratch_bytes };
                         answer(socket, &reply, &descriptors.borrowed())
                     }
                     None => answer(socket, &refused(Refusal::NotFound, "there is no such session"), &[]),
                 }
             }
-            Request::Unmount { session, lazy } => {
-                self.unmount_asked(session, lazy).is_none_or(|reply| answer(socket, &reply, &[]))
+            Request::Unmount { session, lazy, place } => {
+                self.unmount_asked(session, place, lazy).is_none_or(|reply| answer(socket, &reply, &[]))
             }
             Request::Release { session } => {
                 self.held.remove(&session);

@@ -14,7 +14,7 @@ use super::batch::{Batch, Check, FileJob, Piece, groups};
 use super::delete::clear_way;
 use super::entry::Entry;
 use super::root::{file_type, look};
-use super::{Action, Origin, Shared, ranges};
+use super::{Action, Origin, Shared, streams};
 
 /// Groups that are fetched or written at once, over all batches.
 pub(super) const GROUPS_IN_FLIGHT: usize = 4;
@@ -27,7 +27,7 @@ const HOLE_BYTES: usize = 4096;
 pub(super) async fn run(shared: Arc<Shared>, batch: Batch) -> Batch {
     match shared.origin.clone() {
         Origin::Repository(repository) => of_blobs(shared, repository, batch).await,
-        Origin::Mounted(_) => ranges::run(shared, batch).await,
+        Origin::Mounted(_) => streams::run(shared, batch).await,
     }
 }
 
@@ -131,7 +131,7 @@ fn check_part(shared: &Shared, job: &FileJob, pieces: Vec<Piece>) -> Vec<Piece> 
 pub(super) fn is_same(shared: &Shared, fd: &OwnedFd, entry: &Entry) -> io::Result<bool> {
     match entry {
         Entry::Stored(stored) => Ok(holds(shared.repository()?, fd, stored.node().content())),
-        Entry::Mounted(found) => ranges::is_same(found, fd),
+        Entry::Mounted(found) => streams::is_same(found, fd),
     }
 }
 

@@ -9,11 +9,16 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType};
 
 use super::root::{file_type, look};
-use super::{Action, Shared, UNFINISHED};
+use super::{Action, RESTORED_BY_FILE, Shared, UNFINISHED};
 
 /// Names of parts that a restore was writing when it ended.
 const PART_PREFIX: &[u8] = b".stash-fs.";
 const PART_SUFFIX: &[u8] = b".part";
+
+/// Returns whether a name is one that a volume's root has for us: it goes only with what it says.
+fn is_kept(name: &[u8]) -> bool {
+    name == UNFINISHED.as_bytes() || name == RESTORED_BY_FILE.as_bytes()
+}
 
 /// Returns whether a name is one of ours for a part.
 pub(super) fn is_part(name: &[u8]) -> bool {
@@ -52,7 +57,7 @@ pub(super) fn extras(shared: &Shared, path: &[u8], keep: &HashSet<Vec<u8>>, part
     };
     for name in names {
         let part = is_part(name.to_bytes());
-        if (parts_only && !part) || keep.contains(name.to_bytes()) || name.to_bytes() == UNFINISHED.as_bytes() {
+        if (parts_only && !part) || keep.contains(name.to_bytes()) || is_kept(name.to_bytes()) {
             continue;
         }
         let child = [path, b"/", name.to_bytes()].concat();
@@ -86,6 +91,11 @@ fn remove(shared: &Shared, dir: &OwnedFd, name: &CString, path: &[u8], depth: us
         }
         let mut empty = true;
         for child in names(&inner)? {
+            // A volume of the same disk is mounted there, and it is not whole yet.
+            if child.to_bytes() == UNFINISHED.as_bytes() {
+                empty = false;
+                continue;
+            }
             let child_path = [path, b"/", child.to_bytes()].concat();
             empty &= remove(shared, &inner, &child, &child_path, depth + 1)?;
         }

@@ -13,8 +13,8 @@ use rustix::fs::{AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags
 use rustix::io::Errno;
 use stash_repo::{NodeKind, NodeRef, Timestamp};
 
-use super::Shared;
 use super::root::{c_name, proc_path};
+use super::{RESTORED_BY, Shared};
 
 /// Who owns what is restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -159,7 +159,8 @@ impl Meta {
     fn set_xattrs(&self, shared: &Shared, handle: &Handle<'_>) -> io::Result<()> {
         let stored: BTreeSet<&[u8]> = self.xattrs.iter().map(|(name, _)| name.to_bytes()).collect();
         for name in handle.list()? {
-            if !stored.contains(name.to_bytes()) && is_ours_to_remove(name.to_bytes()) {
+            let is_data = name.to_bytes() != RESTORED_BY.as_bytes();
+            if is_data && !stored.contains(name.to_bytes()) && is_ours_to_remove(name.to_bytes()) {
                 match handle.remove(&name) {
                     Ok(()) | Err(Errno::NODATA) => {}
                     Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) if !shared.privileged => {}
@@ -167,7 +168,7 @@ impl Meta {
                 }
             }
         }
-        for (name, value) in &self.xattrs {
+        for (name, value) in self.xattrs.iter().filter(|(name, _)| name.to_bytes() != RESTORED_BY.as_bytes()) {
             match handle.set(name, value) {
                 Ok(()) => {}
                 Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) if !shared.privileged => {

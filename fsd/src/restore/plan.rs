@@ -17,7 +17,7 @@ use super::delete::{clear_way, part_name};
 use super::entry::{Entry, Keep, Start, Step, Walker};
 use super::root::{file_type, look};
 use super::special::{existing, is_same_special, make_special};
-use super::{Action, Overwrite, Shared, ranges};
+use super::{Action, Overwrite, Shared, streams};
 use crate::walk::Visited;
 
 /// A directory on the way down.
@@ -318,7 +318,7 @@ impl Planner<'_> {
         match entry {
             Entry::Stored(stored) => self.pieces(stored, part, size, check, action),
             Entry::Mounted(_) => {
-                let job = FileJob::new(part, entry.clone(), size, ranges::count(size), check, action);
+                let job = FileJob::new(part, entry.clone(), size, streams::count(size), check, action);
                 self.batch.files.push(Arc::new(job));
                 Ok(())
             }

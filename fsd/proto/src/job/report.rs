@@ -88,6 +88,10 @@ pub enum ErrorCode {
     NoTarget,
     /// Something was restored, but entries of it were not.
     PartlyRestored,
+    /// A restore into a volume of the target has begun and has not ended well.
+    NotWhole,
+    /// The time for the session was over.
+    DeadlineExceeded,
     /// Another failure; the message says which.
     #[default]
     Internal,

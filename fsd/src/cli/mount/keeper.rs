@@ -37,7 +37,8 @@ pub(super) enum Start {
 #[derive(Debug)]
 pub(super) struct Resumed {
     link: Link,
-    left: Left<Vec<KeptRepository>>,
+    repositories: Vec<KeptRepository>,
+    left: Left,
 }
 
 impl Resumed {
@@ -48,7 +49,7 @@ impl Resumed {
 
     /// Returns what it said of its repositories.
     pub(super) fn repositories(&self) -> &[KeptRepository] {
-        &self.left.resume
+        &self.repositories
     }
 }
 
@@ -69,8 +70,8 @@ pub(super) fn resume(args: &Args, context: &Context, directory: &Path, ready: &m
     drop(std::env::set_current_dir(directory));
     let link = Link::open(reach(args, context, directory)?, Some(socket))
         .map_err(|error| failed("reach the keeper that started this daemon", &error))?;
-    let left = Left::take(&link, &session()?)?;
-    Ok(Start::Resumed(Box::new(Resumed { link, left })))
+    let (repositories, left) = Left::take(&link, &session()?)?;
+    Ok(Start::Resumed(Box::new(Resumed { link, repositories, left })))
 }
 
 impl Start {
@@ -103,8 +104,8 @@ impl Serve<'_> {
     ) -> CliResult<(FuseSession, Link)> {
         match start {
             Start::Resumed(resumed) => {
-                let Resumed { link, left } = *resumed;
-                let session = left.serve(&link, vfs, self.args.recovery(), self.options, metrics)?;
+                let Resumed { link, left, .. } = *resumed;
+                let (session, _) = left.serve(&link, vfs, self.args.recovery(), self.options, metrics)?;
                 // Relative paths are resolved; no filesystem is held.
                 drop(std::env::set_current_dir("/"));
                 tracing::info!("going on with the mount of a daemon that ended");

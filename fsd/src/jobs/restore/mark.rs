@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, fstat, futimens, openat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, fstat, futimens, openat, statat, unlinkat};
 use rustix::io::Errno;
 use stash_proto::job::JobError;
 
@@ -29,17 +29,10 @@ impl Mark {
     ///
     /// # Errors
     /// The volume cannot be written to.
-    pub(super) fn set(volume: &OwnedFd, mount: &str) -> Result<Self, JobError> {
-        let made = || -> io::Result<OwnedFd> {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file = File::from(openat(volume, UNFINISHED, flags, Mode::from_raw_mode(0o644))?);
-            file.write_all(TEXT.as_bytes())?;
-            file.sync_all()?;
-            sync(volume)?;
-            volume.try_clone()
-        };
-        let volume = made().map_err(|error| failed(&format!("mark the volume at {mount} as unfinished"), error))?;
-        Ok(Self { volume, mount: mount.to_owned() })
+    pub(super) fn set(volume: &OwnedFd, mount: &str) -> io::Result<Self> {
+        put(volume, UNFINISHED, TEXT)?;
+        sync(volume)?;
+        Ok(Self { volume: volume.try_clone()?, mount: mount.to_owned() })
     }
 
     /// Takes it away when all is on the disk, and leaves the directory's times as they were restored.
@@ -49,21 +42,46 @@ impl Mark {
     pub(super) fn remove(self) -> Result<(), JobError> {
         let removed = || -> io::Result<()> {
             rustix::fs::syncfs(&self.volume)?;
-            let before = fstat(&self.volume)?;
-            match unlinkat(&self.volume, UNFINISHED, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
-            }
-            let nanos = |nanos| i64::try_from(nanos).unwrap_or(0);
-            let times = Timestamps {
-                last_access: Timespec { tv_sec: before.st_atime, tv_nsec: nanos(before.st_atime_nsec) },
-                last_modification: Timespec { tv_sec: before.st_mtime, tv_nsec: nanos(before.st_mtime_nsec) },
-            };
-            futimens(&self.volume, &times)?;
+            keep_times(&self.volume, || match unlinkat(&self.volume, UNFINISHED, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(error) => Err(error.into()),
+            })?;
             sync(&self.volume)
         };
         removed().map_err(|error| failed(&format!("finish the volume at {}", self.mount), error))
     }
+}
+
+/// Whether a volume has the mark.
+///
+/// # Errors
+/// The volume cannot be read.
+pub(super) fn is_set(volume: &OwnedFd) -> io::Result<bool> {
+    match statat(volume, UNFINISHED, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Writes a file of a volume's root, on disk but for its name. No symbolic link is followed.
+pub(super) fn put(volume: &OwnedFd, name: &str, text: &str) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(openat(volume, name, flags, Mode::from_raw_mode(0o644))?);
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// Changes what is in a directory and leaves its times as they are.
+pub(super) fn keep_times(directory: &OwnedFd, change: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let before = fstat(directory)?;
+    change()?;
+    let nanos = |nanos| i64::try_from(nanos).unwrap_or(0);
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: before.st_atime, tv_nsec: nanos(before.st_atime_nsec) },
+        last_modification: Timespec { tv_sec: before.st_mtime, tv_nsec: nanos(before.st_mtime_nsec) },
+    };
+    Ok(futimens(directory, &times)?)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Which entries of a snapshot go to which volume, and the directories of the volumes. No symbolic link of a volume is followed.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -9,7 +10,8 @@ use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 use stash_proto::job::{ErrorCode, JobError, RestoreTask};
 
-use super::mark::Mark;
+use super::mark::{self, Mark};
+use super::record::{self, By};
 
 /// How a directory of a volume is opened.
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -58,9 +60,16 @@ pub(super) fn pieces(paths: &[String], mounts: &[String]) -> (Vec<Piece>, Vec<St
     (pieces, elsewhere)
 }
 
+/// Returns the volumes that lie below what a piece is of: it is written to them through its own volume.
+fn within(piece: &Piece, mounts: &[(String, OwnedFd)]) -> Vec<usize> {
+    let of = parts(&piece.path);
+    let is_below = |at: &usize| *at != piece.mount && parts(&mounts[*at].0).starts_with(&of);
+    (0..mounts.len()).filter(is_below).collect()
+}
+
 /// The volumes of a target, as the Job mounts them.
 #[derive(Debug)]
-pub(super) struct Volumes {
+pub(in crate::jobs) struct Volumes {
     mounts: Vec<(String, OwnedFd)>,
 }
 
@@ -84,7 +93,7 @@ impl Volumes {
     ///
     /// # Errors
     /// One is not there.
-    pub(super) fn open(task: &RestoreTask) -> Result<Self, JobError> {
+    pub(in crate::jobs) fn open(task: &RestoreTask) -> Result<Self, JobError> {
         let root = task.root.as_deref().unwrap_or_default().trim_end_matches('/');
         let mut mounts = Vec::new();
         for mount in &task.mounts {
@@ -96,13 +105,70 @@ impl Volumes {
         Ok(Self { mounts })
     }
 
-    /// Marks the volumes that will be written to.
+    /// Marks the volumes that will be written to: those of the pieces, and those that lie in them.
     ///
     /// # Errors
     /// One cannot be written to: nothing is restored.
-    pub(super) fn mark(&self, used: impl Iterator<Item = usize>) -> Result<Vec<Mark>, JobError> {
-        let used: std::collections::BTreeSet<usize> = used.collect();
-        used.into_iter().map(|at| Mark::set(&self.mounts[at].1, &self.mounts[at].0)).collect()
+    pub(super) fn mark<'a>(&self, pieces: impl Iterator<Item = &'a Piece>) -> Result<Vec<Mark>, JobError> {
+        let (mut used, mut nested) = (BTreeSet::new(), BTreeSet::new());
+        for piece in pieces {
+            used.insert(piece.mount);
+            nested.extend(within(piece, &self.mounts));
+        }
+        let mut marks = Vec::new();
+        for &at in used.union(&nested) {
+            let (mount, volume) = &self.mounts[at];
+            match Mark::set(volume, mount) {
+                Ok(mark) => marks.push(mark),
+                // Nothing can be spoilt there, and the snapshot may have nothing for it.
+                Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem && !used.contains(&at) => {}
+                Err(error) => return Err(failed(&format!("mark the volume at {mount} as unfinished"), error)),
+            }
+        }
+        Ok(marks)
+    }
+
+    /// Returns where a volume is that a restore left in the middle.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub(in crate::jobs) fn unfinished(&self) -> Result<Option<&str>, JobError> {
+        for (mount, volume) in &self.mounts {
+            if mark::is_set(volume).map_err(|error| failed(&format!("look at the volume at {mount}"), error))? {
+                return Ok(Some(mount));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns whether a session restored them for a host. It is written down when all was done, so one that says it is enough: another may
+    /// be new in a new pod, or may not be written to. What says it of no host is believed only where all volumes say it: one of several may
+    /// be shared with the host that it is of.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub(in crate::jobs) fn are_restored_by(&self, session: &str, host: &str) -> Result<bool, JobError> {
+        let mut all = !self.mounts.is_empty();
+        for (mount, volume) in &self.mounts {
+            let by = record::by(volume, session, host);
+            match by.map_err(|error| failed(&format!("look at the volume at {mount}"), error))? {
+                By::Host => return Ok(true),
+                By::Unnamed => {}
+                By::Nobody => all = false,
+            }
+        }
+        Ok(all)
+    }
+
+    /// Has the volumes remember that a session restored them for a host, but those that are read-only: nothing was restored there.
+    ///
+    /// # Errors
+    /// One cannot be written to.
+    pub(in crate::jobs) fn record(&self, session: &str, host: &str) -> Result<(), JobError> {
+        self.mounts.iter().try_for_each(|(mount, volume)| match record::write(volume, session, host) {
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+            done => done.map_err(|error| failed(&format!("finish the volume at {mount}"), error)),
+        })
     }
 
     /// Opens the directory that a piece goes to, and makes it: its own, or of what is no directory the one that it lies in.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use stash_proto::job::RestoreOutcome;
+use stash_proto::job::{Progress, RestoreOutcome};
 
 use crate::cli::Interrupt;
 use crate::cli::output::show_name;
@@ -78,6 +78,17 @@ impl Tell {
         );
     }
 
+    /// Says how far it is.
+    pub(super) fn how_far(&self) -> Progress {
+        let (bytes, of_bytes) = (self.done_bytes.load(Relaxed), self.total_bytes.load(Relaxed));
+        Progress {
+            entries: self.restored.load(Relaxed) + self.unchanged.load(Relaxed),
+            bytes,
+            of_bytes,
+            seconds_left: seconds_left(self.started.elapsed(), bytes, of_bytes),
+        }
+    }
+
     fn progress(&self) {
         let due = self.said.try_lock().is_some_and(|mut said| {
             let due = said.elapsed() >= EVERY;
@@ -89,14 +100,8 @@ impl Tell {
         if !due {
             return;
         }
-        let (done, total) = (self.done_bytes.load(Relaxed), self.total_bytes.load(Relaxed));
-        tracing::info!(
-            files = self.restored.load(Relaxed) + self.unchanged.load(Relaxed),
-            bytes = done,
-            of_bytes = total,
-            seconds_left = seconds_left(self.started.elapsed(), done, total),
-            "progress"
-        );
+        let Progress { entries, bytes, of_bytes, seconds_left } = self.how_far();
+        tracing::info!(files = entries, bytes, of_bytes, seconds_left, "progress");
     }
 }
 

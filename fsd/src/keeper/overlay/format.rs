@@ -158,8 +158,8 @@ fn superblock(layout: &Layout) -> Vec<u8> {
     fields.u16(0x58, INODE);
     // Compatible: ext_attr, dir_index, sparse_super2 (with no backup).
     fields.u32(0x5c, 0x08 | 0x20 | 0x200);
-    // Incompatible: filetype, extents.
-    fields.u32(0x60, 0x02 | 0x40);
+    // Incompatible: filetype, extents, ea_inode (attributes longer than a block, which a backup of another filesystem may have).
+    fields.u32(0x60, 0x02 | 0x40 | 0x400);
     // Read-only compatible: large_file, huge_file, dir_nlink, extra_isize.
     fields.u32(0x64, 0x02 | 0x08 | 0x20 | 0x40);
     fields.set(0x68, b"stash-fs scratch");

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Instant;
 
 use rustix::mount::UnmountFlags;
@@ -10,9 +11,9 @@ use super::{Keeper, answer, refused};
 use crate::fuse::mount::{self, MountError, MountOptions};
 use crate::fuse::mountinfo::{self, MountEntry};
 use crate::keeper::held::{Descriptors, Mounted, Session};
-use crate::keeper::message::{MountWords, Place, Refusal, Reply, SessionName};
+use crate::keeper::message::{MAX_PLACES, MountWords, Place, Refusal, Reply, SessionName};
 use crate::keeper::overlay::{self, OverlayError, Overlays};
-use crate::keeper::place::Base;
+use crate::keeper::place::{Base, PlaceError};
 use crate::keeper::work::{Ended, Kind};
 
 impl Keeper {
@@ -28,7 +29,8 @@ impl Keeper {
         match self.try_mount(&name, &place, words, scratch_bytes) {
             Ok((device, connection)) => {
                 let sent = answer(socket, &Reply::Mounted { device }, &[connection.as_fd()]);
-                self.held.add_new(name, Mounted { place, device, read_ahead_kib: 0, scratch_bytes }, connection);
+                let mounted = Mounted { place, also: Vec::new(), device, read_ahead_kib: 0, scratch_bytes };
+                self.held.add_new(name, mounted, connection);
                 sent
             }
             Err((kind, message)) => answer(socket, &refused(kind, &message), &[]),
@@ -48,21 +50,7 @@ impl Keeper {
         if !self.held.has_room(name) {
             return Err((Refusal::Full, "there are as many sessions as a keeper holds".to_owned()));
         }
-        let target = self.options.base.open(place).map_err(|error| (error.refusal(), error.to_string()))?;
-        let system = |error: &dyn std::fmt::Display| (Refusal::System, error.to_string());
-        let mounts = mountinfo::read().map_err(|error| system(&error))?;
-        let exists = || (Refusal::Exists, format!("a stash-fs is mounted on {} already", target.mountpoint.display()));
-        if self.held.has_overlay_at(place) {
-            return Err(exists());
-        }
-        let there = mountinfo::topmost(&mounts, &target.mountpoint);
-        if let Some(there) = there.filter(|there| there.is_ours() || overlay::session_of(there).is_some()) {
-            if self.held.has_device(there.device) || matches!(self.options.base, Base::Anywhere) {
-                return Err(exists());
-            }
-            // What a keeper and a daemon left that died together.
-            detach_dead(there).map_err(|error| system(&error))?;
-        }
+        self.clear_place(place)?;
         // Where nobody sees it, if something is to be mounted over it.
         let (path, mountpoint, _target) = match scratch_bytes {
             None => {
@@ -94,6 +82,68 @@ impl Keeper {
         mounted
     }
 
+    /// Sees to it that nothing of ours is mounted at a place.
+    fn clear_place(&self, place: &Place) -> Result<(), (Refusal, String)> {
+        let target = self.options.base.open(place).map_err(|error| (error.refusal(), error.to_string()))?;
+        let system = |error: &dyn std::fmt::Display| (Refusal::System, error.to_string());
+        let mounts = mountinfo::read().map_err(|error| system(&error))?;
+        let exists = || (Refusal::Exists, format!("a stash-fs is mounted on {} already", target.mountpoint.display()));
+        if self.held.has_overlay_at(place) {
+            return Err(exists());
+        }
+        let there = mountinfo::topmost(&mounts, &target.mountpoint);
+        if let Some(there) = there.filter(|there| there.is_ours() || overlay::session_of(there).is_some()) {
+            if self.held.has_device(there.device) || matches!(self.options.base, Base::Anywhere) {
+                return Err(exists());
+            }
+            // What a keeper and a daemon left that died together.
+            detach_dead(there).map_err(|error| system(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Mounts what is held at one more place.
+    pub(super) fn bind(&mut self, name: &SessionName, place: Place) -> Reply {
+        match self.try_bind(name, &place) {
+            Ok(()) => {
+                self.held.add_place(name, place);
+                Reply::Done
+            }
+            Err((kind, message)) => refused(kind, &message),
+        }
+    }
+
+    /// Neither the mount's root nor anything below it is looked at: that would ask the daemon, which waits for the answer.
+    fn try_bind(&self, name: &SessionName, place: &Place) -> Result<(), (Refusal, String)> {
+        let session = self.held.get(name).filter(|session| session.scratch_bytes.is_none());
+        let Some(session) = session.filter(|session| session.descriptors().is_some()) else {
+            return Err((Refusal::NotFound, "there is no such session that is served and has no scratch space".into()));
+        };
+        if session.places().filter(|other| *other != place).count() >= MAX_PLACES {
+            return Err((Refusal::Full, format!("{name} is mounted at as many places as a session may be")));
+        }
+        let of_place = |error: PlaceError| (error.refusal(), error.to_string());
+        let mountpoint = self.options.base.mountpoint(place).map_err(of_place)?;
+        let mounts = mountinfo::read().map_err(|error| (Refusal::System, error.to_string()))?;
+        let is_there = |mountpoint: &Path| {
+            mountinfo::topmost(&mounts, mountpoint)
+                .is_some_and(|there| there.is_ours() && there.device == session.device)
+        };
+        if is_there(&mountpoint) {
+            return Ok(());
+        }
+        self.clear_place(place)?;
+        let target = self.options.base.open(place).map_err(of_place)?;
+        let source = session
+            .places()
+            .find(|other| self.options.base.mountpoint(other).is_ok_and(|mountpoint| is_there(&mountpoint)))
+            .ok_or_else(|| (Refusal::NotFound, format!("{name} is not mounted any more")))?;
+        let source = self.options.base.open(source).map_err(of_place)?;
+        rustix::mount::mount_bind(&source.path, &target.path).map_err(|errno| {
+            (Refusal::System, format!("cannot mount {name} on {} as well: {errno}", target.mountpoint.display()))
+        })
+    }
+
     fn overlays(&self) -> Result<Overlays, (Refusal, String)> {
         let without = || (Refusal::Forbidden, "this keeper has no scratch directory (--scratch)".to_owned());
         self.options.overlays.clone().ok_or_else(without)
@@ -101,8 +151,13 @@ impl Keeper {
 
     /// Holds a session.
     pub(super) fn hold(&mut self, name: SessionName, mounted: Mounted, received: Vec<OwnedFd>) -> Reply {
-        if let Err(error) = self.options.base.mountpoint(&mounted.place) {
-            return refused(error.refusal(), &error.to_string());
+        for place in std::iter::once(&mounted.place).chain(&mounted.also) {
+            if let Err(error) = self.options.base.mountpoint(place) {
+                return refused(error.refusal(), &error.to_string());
+            }
+        }
+        if mounted.also.len() >= MAX_PLACES {
+            return refused(Refusal::Full, "a session is not mounted at so many places");
         }
         if !self.held.has_room(&name) {
             return refused(Refusal::Full, "there are as many sessions as a keeper holds");
@@ -143,12 +198,17 @@ impl Keeper {
     }
 
     /// Unmounts a session, or begins to; returns the answer where there is one at once.
-    pub(super) fn unmount_asked(&mut self, name: SessionName, lazy: bool) -> Option<Reply> {
+    pub(super) fn unmount_asked(&mut self, name: SessionName, place: Option<Place>, lazy: bool) -> Option<Reply> {
         let Some(session) = self.held.get(&name) else {
             return Some(refused(Refusal::NotFound, "there is no such session"));
         };
         if session.scratch_bytes.is_none() {
-            return Some(self.unmount(session, lazy));
+            let place = place.unwrap_or_else(|| session.place.clone());
+            let reply = self.unmount(session, &place, lazy);
+            if matches!(reply, Reply::Done | Reply::Refused { kind: Refusal::NotFound, .. }) {
+                self.held.remove_place(&name, &place);
+            }
+            return Some(reply);
         }
         match self.works.has(&name) {
             Some(Kind::Unmount) => {
@@ -178,8 +238,8 @@ impl Keeper {
     }
 
     /// Unmounts; nothing but the very mount of the session.
-    fn unmount(&self, session: &Session, lazy: bool) -> Reply {
-        let mountpoint = match self.options.base.mountpoint(&session.place) {
+    fn unmount(&self, session: &Session, place: &Place, lazy: bool) -> Reply {
+        let mountpoint = match self.options.base.mountpoint(place) {
             Ok(mountpoint) => mountpoint,
             Err(error) => return refused(error.refusal(), &error.to_string()),
         };
@@ -194,15 +254,17 @@ impl Keeper {
 
     /// Takes a mount away whose readers shall get an error: its last descriptor is closed by the caller.
     pub(super) fn detach(&mut self, name: &SessionName, session: &Session) {
-        let detached = match session.scratch_bytes {
-            None => match self.unmount(session, true) {
-                Reply::Refused { kind: Refusal::NotFound, .. } | Reply::Done => Ok(()),
-                reply => Err(reply),
-            },
-            Some(_) => self.begin_unmount(name.clone(), &session.place, Kind::Detach, true),
-        };
-        if let Err(reply) = detached {
-            tracing::error!(?reply, place = session.place.shown(), "cannot detach");
+        for place in session.places() {
+            let detached = match session.scratch_bytes {
+                None => match self.unmount(session, place, true) {
+                    Reply::Refused { kind: Refusal::NotFound, .. } | Reply::Done => Ok(()),
+                    reply => Err(reply),
+                },
+                Some(_) => self.begin_unmount(name.clone(), place, Kind::Detach, true),
+            };
+            if let Err(reply) = detached {
+                tracing::error!(?reply, place = place.shown(), "cannot detach");
+            }
         }
     }
 

@@ -5,23 +5,13 @@
 use super::BackupFlags;
 use super::table::Kind::{Count, Switch, Value};
 use super::table::Rule::{Mapped, Refused, WithoutEffect};
-use super::table::{Flag, Kind, Rule};
+use super::table::{Flag, IN_THE_REPOSITORY, IN_THE_SECRET, flag, with_short};
 use super::value::{compression, group_by, marker, number, option, pack_size, size, switch, text, time};
 use crate::units::parse_duration;
 
-const IN_THE_SECRET: &str = "the password is RESTIC_PASSWORD in the Repository's Secret";
-const IN_THE_REPOSITORY: &str = "the repository is what spec.repository names";
 const NO_FILES: &str = "the Job has no such file; write what is in it into spec.target.exclude";
 const NO_LISTS: &str = "the Job has no such file; write what is in it into spec.target.paths";
 const NO_STREAM: &str = "a Job has no standard input; streams are backed up by a Function";
-
-const fn flag(name: &'static str, kind: Kind, rule: Rule<BackupFlags>) -> Flag<BackupFlags> {
-    Flag { name, short: None, kind, rule }
-}
-
-const fn with_short(short: char, name: &'static str, kind: Kind, rule: Rule<BackupFlags>) -> Flag<BackupFlags> {
-    Flag { name, short: Some(short), kind, rule }
-}
 
 #[rustfmt::skip]
 pub(super) static FLAGS: &[Flag<BackupFlags>] = &[

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::ArgsError;
 use super::table::Kind::{Count, Switch, Value};
 use super::table::Rule::{Mapped, Refused, WithoutEffect};
-use super::table::{Flag, Kind, Rule, Verb};
+use super::table::{Flag, IN_THE_REPOSITORY, IN_THE_SECRET, Verb, flag, with_short};
 use super::value::{number, option, overwrite, switch, text};
 
 /// What a user's flags ask for.
@@ -63,17 +63,7 @@ pub fn parse_restore(args: &[String]) -> Result<RestoreFlags, ArgsError> {
     super::read(&RESTORE, args)
 }
 
-const IN_THE_SECRET: &str = "the password is RESTIC_PASSWORD in the Repository's Secret";
-const IN_THE_REPOSITORY: &str = "the repository is what spec.repository names";
 const NO_FILES: &str = "the Job has no such file; write what is in it into include or exclude of spec.target.rules";
-
-const fn flag(name: &'static str, kind: Kind, rule: Rule<RestoreFlags>) -> Flag<RestoreFlags> {
-    Flag { name, short: None, kind, rule }
-}
-
-const fn with_short(short: char, name: &'static str, kind: Kind, rule: Rule<RestoreFlags>) -> Flag<RestoreFlags> {
-    Flag { name, short: Some(short), kind, rule }
-}
 
 #[rustfmt::skip]
 static FLAGS: &[Flag<RestoreFlags>] = &[

@@ -33,6 +33,21 @@ pub(super) enum Rule<F: 'static> {
     Refused(&'static str),
 }
 
+/// Why a flag that asks for the password is refused.
+pub(super) const IN_THE_SECRET: &str = "the password is RESTIC_PASSWORD in the Repository's Secret";
+/// Why a flag that names a repository is refused.
+pub(super) const IN_THE_REPOSITORY: &str = "the repository is what spec.repository names";
+
+/// A row of a table.
+pub(super) const fn flag<F>(name: &'static str, kind: Kind, rule: Rule<F>) -> Flag<F> {
+    Flag { name, short: None, kind, rule }
+}
+
+/// A row of a flag that has a letter too.
+pub(super) const fn with_short<F>(short: char, name: &'static str, kind: Kind, rule: Rule<F>) -> Flag<F> {
+    Flag { name, short: Some(short), kind, rule }
+}
+
 /// The verb of restic that flags are of.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Verb<F: 'static> {
