@@ -25,6 +25,11 @@ pub fn cut63(name: &str) -> String {
     cut_middle(name, LIMIT)
 }
 
+/// Returns the selector of the Snapshots of a Repository. Those of another one whose name is cut to the same may be among them.
+pub fn snapshots_of(repository: &str) -> String {
+    format!("{}={}", labels::SNAPSHOT_REPOSITORY_LABEL, cut63(repository))
+}
+
 /// Returns the labels of what backs up for an object with `own` labels.
 pub fn backup_labels(own: Option<&BTreeMap<String, String>>) -> BTreeMap<String, String> {
     let mut made = own.cloned().unwrap_or_default();

@@ -73,7 +73,8 @@ fn immutable() -> kube::core::Rule {
     printcolumn = r#"{"name": "Repository", "type": "string", "jsonPath": ".spec.repository.name"}"#,
     printcolumn = r#"{"name": "Phase", "type": "string", "jsonPath": ".status.phase"}"#,
     printcolumn = r#"{"name": "Duration", "type": "string", "jsonPath": ".status.sessionDuration"}"#,
-    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name": "Progress", "type": "string", "jsonPath": ".status.progress"}"#
 )]
 #[serde(rename_all = "camelCase", default, remote = "Self")]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -198,6 +199,9 @@ pub struct RestoreSessionStatus {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "tolerant::or_none")]
     #[schemars(with = "Option<Core<Time>>")]
     pub session_deadline: Option<Time>,
+    /// How far copying is, while it runs, as `42% of 1.500 GiB, 2m10s left`. Not in Stash.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "tolerant::or_none")]
+    pub progress: Option<String>,
     /// What happened on each host.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "tolerant::list")]
     pub stats: Vec<HostRestoreStats>,

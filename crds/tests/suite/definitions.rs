@@ -114,7 +114,7 @@ fn test_names_and_columns_are_those_of_stash() {
             "Namespaced",
             "stash appscode all",
             true,
-            "Repository=.spec.repository.name:string Phase=.status.phase:string Duration=.status.sessionDuration:string Age",
+            "Repository=.spec.repository.name:string Phase=.status.phase:string Duration=.status.sessionDuration:string Age Progress=.status.progress:string",
         ),
         (
             "BackupBatch",
