@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use stash_crds::{Repository, Snapshot};
+use stash_crds::{Repository, RestoreSession, Snapshot};
 use zeroize::Zeroizing;
 
 use crate::authorise::Account;
@@ -41,6 +41,8 @@ pub trait Cluster: Send + Sync + std::fmt::Debug + 'static {
     async fn repository(&self, namespace: &str, name: &str) -> Result<Option<Repository>, ClusterError>;
     /// Returns a Snapshot.
     async fn snapshot(&self, namespace: &str, name: &str) -> Result<Option<Snapshot>, ClusterError>;
+    /// Returns a RestoreSession.
+    async fn restore_session(&self, namespace: &str, name: &str) -> Result<Option<RestoreSession>, ClusterError>;
     /// Returns all Snapshots of a Repository: of the same label, others may be among them.
     async fn snapshots(&self, namespace: &str, repository: &str) -> Result<Vec<Snapshot>, ClusterError>;
     /// Returns the labels of a namespace.

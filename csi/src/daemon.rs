@@ -64,8 +64,8 @@ pub struct MountRequest {
 pub struct Mounted {
     /// What it is called.
     pub name: MountName,
-    /// Of which snapshot.
-    pub snapshot: SnapshotId,
+    /// Of which snapshot; not known while an operation is under way, nor of what an earlier daemon left until it is served again.
+    pub snapshot: Option<SnapshotId>,
     /// What is wrong with it: a sentence without secrets. `None` while it is served.
     pub trouble: Option<String>,
 }
@@ -158,8 +158,8 @@ pub trait NodeDaemon: Send + Sync + std::fmt::Debug + 'static {
 
 /// How much of the daemon's memory a volume is counted as.
 const BYTES_PER_VOLUME: u64 = 4 << 20;
-/// The most volumes of a node, whatever its memory.
-const MOST_VOLUMES: u64 = 512;
+/// The most volumes of a node, whatever its memory: as many sessions as its keeper holds (`MAX_SESSIONS` of `stash-fs keep`).
+const MOST_VOLUMES: u64 = 480;
 
 /// Returns how many volumes a node may have, by the memory that they share. Never none: 0 would say "any number".
 pub fn max_volumes(stats: DaemonStats) -> i64 {
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn test_how_many_volumes_a_node_may_have() {
-        for (memory_limit_bytes, expected) in [(0, 1), (64 << 20, 16), (512 << 20, 128), (u64::MAX, 512)] {
+        for (memory_limit_bytes, expected) in [(0, 1), (64 << 20, 16), (512 << 20, 128), (u64::MAX, 480)] {
             assert_eq!(max_volumes(DaemonStats { memory_limit_bytes }), expected, "{memory_limit_bytes}");
         }
     }

@@ -10,7 +10,12 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use stash_proto::job::INSTEAD_FILE;
+
 use crate::target::TargetPath;
+
+/// How the folder is opened, where nothing is mounted on it.
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A folder could not be made or removed.
 #[derive(Debug, thiserror::Error)]
@@ -49,14 +54,45 @@ pub fn make(kubelet: &Path, target: &TargetPath) -> Result<bool, FolderError> {
     }
 }
 
-/// Removes the folder. None is no error.
+/// Puts what is shown in place of a snapshot into the folder, on which nothing is mounted.
 ///
 /// # Errors
 ///
-/// It holds something, or something is mounted on it, or a symbolic link leads to it.
+/// A symbolic link leads to it, or the disk failed.
+pub fn fill(kubelet: &Path, target: &TargetPath, instead: &[u8]) -> Result<(), FolderError> {
+    let filled = parent(kubelet, target).and_then(|(parent, name)| {
+        let folder = rustix::fs::openat(parent, name, FOLDER, Mode::empty())?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Whoever the container runs as may read it.
+        let file = rustix::fs::openat(&folder, INSTEAD_FILE, flags, Mode::from(0o644))?;
+        let mut rest = instead;
+        while !rest.is_empty() {
+            rest = rest.get(rustix::io::write(&file, rest)?..).unwrap_or_default();
+        }
+        rustix::fs::fsync(&file)
+    });
+    filled.map_err(|errno| failed(target, "filled", errno))
+}
+
+/// Removes the folder, with what [`fill`] put there. None is no error.
+///
+/// # Errors
+///
+/// It holds something else, or something is mounted on it, or a symbolic link leads to it.
 pub fn remove(kubelet: &Path, target: &TargetPath) -> Result<(), FolderError> {
-    let removed =
-        parent(kubelet, target).and_then(|(parent, name)| rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR));
+    let removed = parent(kubelet, target).and_then(|(parent, name)| {
+        match rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR) {
+            // Of one on which something is mounted the kernel says that it is busy.
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                let folder = rustix::fs::openat(&parent, name, FOLDER, Mode::empty())?;
+                match rustix::fs::unlinkat(folder, INSTEAD_FILE, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => rustix::fs::unlinkat(&parent, name, AtFlags::REMOVEDIR),
+                    failed => failed,
+                }
+            }
+            done => done,
+        }
+    });
     match removed {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(failed(target, "removed", errno)),
@@ -84,6 +120,11 @@ mod tests {
         assert!(error.contains("the folder pods/1/mount of the volume cannot be removed"), "{error}");
         assert!(at("pods/1/mount/file").exists());
         std::fs::remove_file(at("pods/1/mount/file")).unwrap();
+        // What lies there in place of a snapshot goes with it.
+        for text in ["a longer one", "short"] {
+            fill(kubelet.path(), &volume, text.as_bytes()).unwrap();
+            assert_eq!(std::fs::read_to_string(at("pods/1/mount").join(INSTEAD_FILE)).unwrap(), text);
+        }
         remove(kubelet.path(), &volume).unwrap();
         remove(kubelet.path(), &volume).unwrap();
         assert!(at("pods/1").exists());

@@ -18,6 +18,7 @@
 //! * One call for a volume at a time; a second is told to come back.
 
 pub mod args;
+pub mod at_start;
 pub mod authorise;
 mod authority;
 pub mod capability;

@@ -83,15 +83,24 @@ impl NodeService {
             Err(TargetError::Outside { .. }) => return Err(none()),
         };
         let name = MountName::of(&volume, &target);
+        let pin = self.context.pins.read(&name).await?;
+        if pin.as_ref().is_some_and(|pin| pin.instead.is_some()) {
+            let message = "no snapshot is shown: the RestoreSession has nothing for this pod".to_owned();
+            let volume_condition = Some(VolumeCondition { abnormal: false, message });
+            return Ok(NodeGetVolumeStatsResponse { usage: Vec::new(), volume_condition });
+        }
         let mounted = self.context.daemon.list().await?.into_iter().find(|mounted| mounted.name == name);
         let mounted = mounted.ok_or_else(none)?;
-        let chosen = self.context.pins.read(&name).await?.and_then(|pin| pin.chosen());
+        let chosen = pin.and_then(|pin| pin.chosen());
         let (bytes, files) = chosen.map_or((0, 0), |chosen| (chosen.bytes, chosen.files));
         // What is not written to is as full as it can be.
         let full = |unit: Unit, total: i64| VolumeUsage { available: 0, total, used: total, unit: unit.into() };
-        let condition = match mounted.trouble {
-            None => VolumeCondition { abnormal: false, message: format!("snapshot {} is served", mounted.snapshot) },
-            Some(message) => VolumeCondition { abnormal: true, message },
+        let condition = match (mounted.trouble, mounted.snapshot) {
+            (None, Some(snapshot)) => {
+                VolumeCondition { abnormal: false, message: format!("snapshot {snapshot} is served") }
+            }
+            (None, None) => VolumeCondition { abnormal: true, message: "it is not known what is served".to_owned() },
+            (Some(message), _) => VolumeCondition { abnormal: true, message },
         };
         Ok(NodeGetVolumeStatsResponse {
             usage: vec![full(Unit::Bytes, bytes), full(Unit::Inodes, files)],

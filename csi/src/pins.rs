@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use stash_proto::job::Instead;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::names::{MountName, SnapshotId};
@@ -27,6 +28,9 @@ pub struct Pin {
     object: Option<String>,
     bytes: i64,
     files: i64,
+    /// What is shown in place of a snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead: Option<Instead>,
 }
 
 impl Pin {
@@ -39,7 +43,14 @@ impl Pin {
             object: chosen.object.clone(),
             bytes: chosen.bytes,
             files: chosen.files,
+            instead: None,
         }
+    }
+
+    /// Makes one of a volume that shows no snapshot.
+    pub fn of_instead(asked: String, instead: Instead) -> Self {
+        let (snapshot, object) = (String::new(), None);
+        Self { version: VERSION, asked, snapshot, object, bytes: 0, files: 0, instead: Some(instead) }
     }
 
     /// Returns what was chosen.
@@ -96,7 +107,7 @@ impl Pins {
             Err(error) => return Err(self.error(name, "read")(error)),
         };
         let pin = serde_json::from_slice::<Pin>(&bytes).ok();
-        let pin = pin.filter(|pin| pin.version == VERSION && pin.chosen().is_some());
+        let pin = pin.filter(|pin| pin.version == VERSION && (pin.chosen().is_some() || pin.instead.is_some()));
         if pin.is_none() {
             tracing::warn!(mount = %name, "the record of a mount cannot be read and is not used");
         }
@@ -155,6 +166,9 @@ mod tests {
         pins.write(&name, &pin).await.unwrap();
         assert_eq!(pins.read(&name).await.unwrap(), Some(pin.clone()));
         assert_eq!(pin.chosen(), Some(chosen));
+        let pin = Pin::of_instead("asked".to_owned(), Instead::Failed("why".to_owned()));
+        pins.write(&name, &pin).await.unwrap();
+        assert_eq!((pins.read(&name).await.unwrap(), pin.chosen()), (Some(pin), None));
         for odd in ["", "{", r#"{"version":2,"asked":"","snapshot":"","bytes":0,"files":0}"#] {
             std::fs::write(pins.path(&name), odd).unwrap();
             assert_eq!(pins.read(&name).await.unwrap(), None, "{odd}");

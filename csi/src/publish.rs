@@ -8,8 +8,10 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use stash_crds::Repository;
 use stash_crds::access::AddressRule;
+use stash_proto::job::Instead;
 use zeroize::Zeroizing;
 
+use crate::at_start::{self, Shows};
 use crate::authorise::{self, Account, Refused};
 use crate::capability;
 use crate::cluster::{Cluster, SecretData};
@@ -104,12 +106,16 @@ pub async fn publish(context: &NodeContext, request: &PublishRequest) -> Result<
             return Err(RpcError::Exists(request.volume.to_string()));
         }
         // An overlay is mounted after its snapshot: until the daemon serves it again, there may be only that. So it is asked.
-        if request.mode == Mode::ReadOnly || mounted.trouble.is_none() {
+        // So it is where it is just being mounted, or has not been gone on with yet.
+        if mounted.snapshot.is_some() && (request.mode == Mode::ReadOnly || mounted.trouble.is_none()) {
             return Ok(());
         }
     }
-    let known = pin.as_ref().filter(|pin| pin.asked == request.asked).and_then(Pin::chosen);
-    let (chosen, repository) = permitted(context, request, known).await?;
+    let known = pin.filter(|pin| pin.asked == request.asked);
+    let (chosen, repository) = match permitted(context, request, known).await? {
+        Permitted::Snapshot(chosen, repository) => (chosen, *repository),
+        Permitted::Instead(instead) => return show(context, request, &name, instead).await,
+    };
     let secret = if request.secrets.is_empty() {
         let namespace = repository.metadata.namespace.as_deref().unwrap_or_default();
         match repository::secret_name(&repository) {
@@ -149,17 +155,51 @@ async fn write_down_and_mount(context: &NodeContext, mount: &MountRequest, pin: 
     Ok(context.daemon.mount(mount).await?)
 }
 
-/// Judges a request, and chooses the snapshot; `known` is the one that was chosen before.
-async fn permitted(
+/// Shows something in place of a snapshot: nothing is mounted, and nobody is asked for anything.
+async fn show(
     context: &NodeContext,
     request: &PublishRequest,
-    known: Option<Chosen>,
-) -> Result<(Chosen, Repository), RpcError> {
+    name: &MountName,
+    instead: Instead,
+) -> Result<(), RpcError> {
+    let text = serde_json::to_vec(&instead).unwrap_or_default();
+    context.pins.write(name, &Pin::of_instead(request.asked.clone(), instead)).await?;
+    let filled = folder::make(&context.kubelet, &request.target)
+        .and_then(|_| folder::fill(&context.kubelet, &request.target, &text));
+    if let Err(error) = filled {
+        // Kubelet takes it for final: nothing is left of it.
+        folder::remove(&context.kubelet, &request.target)?;
+        context.pins.remove(name).await?;
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+/// What a request may have.
+enum Permitted {
+    Snapshot(Chosen, Box<Repository>),
+    Instead(Instead),
+}
+
+/// Judges a request, and chooses the snapshot; `known` is what was chosen before.
+async fn permitted(context: &NodeContext, request: &PublishRequest, known: Option<Pin>) -> Result<Permitted, RpcError> {
     let PublishRequest { wanted, pod, target, .. } = request;
     let found = context.cluster.pod(&pod.namespace, &pod.name).await?;
     let account = authorise::account(pod, found.as_ref(), target.pod_volume().as_ref(), &context.node)?;
     if let Some(found) = &found {
         authorise::ownership(found, wanted.ownership)?;
+    }
+    if let Some(instead) = known.as_ref().and_then(|pin| pin.instead.clone()) {
+        return Ok(Permitted::Instead(instead));
+    }
+    let mut known = known.as_ref().and_then(Pin::chosen);
+    if let (SnapshotChoice::AtStart { session: name, source }, Some(found), None) = (&wanted.snapshot, &found, &known) {
+        // Before the Repository: where nothing is to be done, it may be gone.
+        let session = context.cluster.restore_session(&pod.namespace, name).await?;
+        match at_start::decide(session.as_ref(), name, found, &context.node, source)? {
+            Shows::Instead(instead) => return Ok(Permitted::Instead(instead)),
+            Shows::Snapshot(id) => known = Some(Chosen { id, object: None, bytes: 0, files: 0 }),
+        }
     }
     let namespace = wanted.repository_namespace.as_deref().unwrap_or(&pod.namespace);
     let labels = context.cluster.namespace_labels(&pod.namespace).await?;
@@ -175,7 +215,7 @@ async fn permitted(
         let object = chosen.as_ref().ok().and_then(|chosen| chosen.object.as_deref());
         review(context.cluster.as_ref(), &account, namespace, &wanted.repository, object).await?;
     }
-    Ok((chosen?, repository.clone()))
+    Ok(Permitted::Snapshot(chosen?, Box::new(repository.clone())))
 }
 
 async fn review(
@@ -199,6 +239,7 @@ pub(crate) async fn choice(cluster: &dyn Cluster, wanted: &Wanted, namespace: &s
         SnapshotChoice::Named(name) => cluster.snapshot(namespace, name).await?.into_iter().collect(),
         // One object is enough to know its name and size.
         SnapshotChoice::Id(id) => cluster.snapshot(namespace, &usual_name(repository, id)).await?.into_iter().collect(),
+        SnapshotChoice::AtStart { .. } => Vec::new(),
         SnapshotChoice::Prefix(_) | SnapshotChoice::Latest { .. } => cluster.snapshots(namespace, repository).await?,
     };
     Ok(choose(snapshot, path, namespace, repository, &objects)?)

@@ -87,6 +87,10 @@ pub fn choose(
             let id = id_of(status).ok_or_else(|| ResolveError::NoId(format!("{namespace}/{name}")))?;
             Ok(chosen(one, status, id))
         }
+        // Who may see it was decided before, by the RestoreSession.
+        SnapshotChoice::AtStart { session, .. } => {
+            Err(none(format!("no snapshot that RestoreSession {session} chose")))
+        }
         SnapshotChoice::Id(id) => {
             let found = own.find(|(_, status)| id_of(status).as_ref() == Some(id));
             let unknown = Chosen { id: id.clone(), object: None, bytes: 0, files: 0 };

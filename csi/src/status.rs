@@ -5,6 +5,7 @@
 
 use tonic::{Code, Response, Status};
 
+use crate::at_start::Undecided;
 use crate::authorise::Refused;
 use crate::capability::CapabilityError;
 use crate::cluster::ClusterError;
@@ -36,6 +37,9 @@ pub enum RpcError {
     /// Somebody may not.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// It is not known yet what an init container sees.
+    #[error(transparent)]
+    Undecided(#[from] Undecided),
     /// There is no such snapshot.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
@@ -85,6 +89,8 @@ pub fn code(error: &RpcError) -> Code {
             ResolveError::None { .. } | ResolveError::NoId(_) => Code::NotFound,
             ResolveError::Several { .. } => Code::InvalidArgument,
         },
+        // Kubelet asks again, until somebody was chosen or the work is done.
+        RpcError::Undecided(_) => Code::Unavailable,
         // The Repository is not ready; somebody may make it so.
         RpcError::Access(_) => Code::FailedPrecondition,
         RpcError::Cluster(error) => match error {

@@ -27,6 +27,11 @@ pub const GID: &str = "gid";
 /// Whether all is fetched at once.
 pub const PREFETCH: &str = "prefetch";
 
+/// The RestoreSession whose init container sees the volume. The controller writes it, and no snapshot beside it.
+pub const RESTORE_SESSION: &str = "restoreSession";
+/// Where that container reads it, by which its orders name it.
+pub const RESTORE_SOURCE: &str = "restoreSource";
+
 /// All attributes that a user writes.
 pub const ATTRIBUTES: [&str; 10] =
     [REPOSITORY, REPOSITORY_NAMESPACE, SNAPSHOT, HOST, PATH, MODE, SCRATCH_SIZE, UID, GID, PREFETCH];
@@ -98,6 +103,13 @@ pub enum SnapshotChoice {
     Prefix(String),
     /// The one that this object stands for.
     Named(String),
+    /// The one that a pod restores from before it starts, if it does.
+    AtStart {
+        /// The RestoreSession, in the pod's namespace.
+        session: String,
+        /// Where the pod reads it.
+        source: String,
+    },
 }
 
 /// Whether a volume can be written.
@@ -202,7 +214,12 @@ pub struct PodInfo {
 /// The first attribute that is wrong, by name.
 pub fn parse(context: &BTreeMap<String, String>) -> Result<(Wanted, PodInfo), AttributeError> {
     let of_pod = [POD_NAME, POD_NAMESPACE, POD_UID, SERVICE_ACCOUNT, EPHEMERAL, PROVISIONER];
-    let wanted = wanted(context, &of_pod)?;
+    let ephemeral = context.get(EPHEMERAL).is_some_and(|value| value == "true");
+    let wanted = if ephemeral && context.contains_key(RESTORE_SESSION) {
+        at_start(context, &of_pod)?
+    } else {
+        wanted(context, &of_pod)?
+    };
     let pod = |name: &'static str| {
         context.get(name).filter(|value| !value.is_empty()).cloned().ok_or(AttributeError::NoPod(name))
     };
@@ -211,7 +228,7 @@ pub fn parse(context: &BTreeMap<String, String>) -> Result<(Wanted, PodInfo), At
         name: pod(POD_NAME)?,
         uid: pod(POD_UID)?,
         service_account: pod(SERVICE_ACCOUNT)?,
-        ephemeral: context.get(EPHEMERAL).is_some_and(|value| value == "true"),
+        ephemeral,
     };
     Ok((wanted, pod))
 }
@@ -235,6 +252,20 @@ pub fn wanted(attributes: &BTreeMap<String, String>, others: &[&str]) -> Result<
     };
     let rest = given.rest()?;
     Ok(Wanted { repository, repository_namespace: given.object(REPOSITORY_NAMESPACE)?, snapshot, ..rest })
+}
+
+/// Reads what the init container of a restored workload asks for.
+fn at_start(attributes: &BTreeMap<String, String>, of_pod: &[&str]) -> Result<Wanted, AttributeError> {
+    let given = Given::of(attributes, &[of_pod, &[RESTORE_SESSION, RESTORE_SOURCE]].concat())?;
+    for name in ATTRIBUTES.into_iter().filter(|name| *name != REPOSITORY) {
+        if given.get(name).is_some() {
+            return Err(given.invalid(name, "left out: the RestoreSession says which snapshot it is"));
+        }
+    }
+    let session = given.object(RESTORE_SESSION)?.ok_or(AttributeError::Missing(RESTORE_SESSION))?;
+    let repository = given.object(REPOSITORY)?.ok_or(AttributeError::Missing(REPOSITORY))?;
+    let source = given.get(RESTORE_SOURCE).ok_or(AttributeError::Missing(RESTORE_SOURCE))?.to_owned();
+    Ok(Wanted { repository, snapshot: SnapshotChoice::AtStart { session, source }, ..given.rest()? })
 }
 
 /// Reads what may stand beside a snapshot that something else names: folder, mode, owners, prefetch. The rest of the answer says nothing.

@@ -14,6 +14,7 @@ pub(crate) struct FakeCluster {
     pub(crate) snapshots: Mutex<Vec<Snapshot>>,
     pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pub(crate) pods: Vec<Pod>,
+    pub(crate) restores: Mutex<Vec<RestoreSession>>,
     pub(crate) secrets: BTreeMap<(String, String), Content>,
     pub(crate) claims: Vec<PersistentVolumeClaim>,
     pub(crate) volumes: Vec<PersistentVolume>,
@@ -44,6 +45,11 @@ impl Cluster for FakeCluster {
     async fn snapshot(&self, namespace: &str, name: &str) -> Result<Option<Snapshot>, ClusterError> {
         let found = find(&self.snapshots.lock(), namespace, name);
         self.ask(format!("snapshot {namespace}/{name}"), found)
+    }
+
+    async fn restore_session(&self, namespace: &str, name: &str) -> Result<Option<RestoreSession>, ClusterError> {
+        let found = find(&self.restores.lock(), namespace, name);
+        self.ask(format!("restore session {namespace}/{name}"), found)
     }
 
     async fn snapshots(&self, namespace: &str, repository: &str) -> Result<Vec<Snapshot>, ClusterError> {

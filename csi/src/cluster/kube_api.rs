@@ -11,8 +11,9 @@ use kube::core::NamespaceResourceScope;
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use stash_crds::names::{SNAPSHOT_GROUP, SNAPSHOT_REPOSITORY_LABEL};
-use stash_crds::{Repository, Snapshot};
+use stash_crds::labels::snapshots_of;
+use stash_crds::names::SNAPSHOT_GROUP;
+use stash_crds::{Repository, RestoreSession, Snapshot};
 use zeroize::Zeroizing;
 
 use super::{Cluster, ClusterError, SecretData};
@@ -23,8 +24,6 @@ use crate::taint;
 const DEADLINE: Duration = Duration::from_secs(15);
 /// How many objects are asked for at once.
 const PAGE: u32 = 500;
-/// The longest value of a label; longer names of Repositories are cut.
-const LABEL_LIMIT: usize = 63;
 
 /// The API server.
 #[derive(Clone)]
@@ -76,10 +75,13 @@ impl Cluster for KubeApi {
         self.get("Snapshot", namespace, name).await
     }
 
+    async fn restore_session(&self, namespace: &str, name: &str) -> Result<Option<RestoreSession>, ClusterError> {
+        self.get("RestoreSession", namespace, name).await
+    }
+
     async fn snapshots(&self, namespace: &str, repository: &str) -> Result<Vec<Snapshot>, ClusterError> {
         let api = Api::<Snapshot>::namespaced(self.client.clone(), namespace);
-        let label = repository.get(..LABEL_LIMIT).unwrap_or(repository).trim_end_matches(['.', '-']);
-        let mut parameters = ListParams::default().labels(&format!("{SNAPSHOT_REPOSITORY_LABEL}={label}")).limit(PAGE);
+        let mut parameters = ListParams::default().labels(&snapshots_of(repository)).limit(PAGE);
         let mut all = Vec::new();
         loop {
             let page = ask(format!("list Snapshots of {namespace}/{repository}"), api.list(&parameters)).await?;

@@ -17,6 +17,9 @@ use crate::proto::v1::volume_capability::access_mode::Mode as Access;
 use crate::proto::v1::volume_capability::{AccessMode, AccessType, MountVolume};
 use crate::volume::Mode;
 
+/// What is wrong with a mount that an earlier daemon left.
+const WAITS: &str = "not yet";
+
 /// A daemon in memory, which counts what is mounted and can be told to fail.
 #[derive(Debug, Default)]
 struct FakeDaemon {
@@ -55,7 +58,8 @@ impl NodeDaemon for FakeDaemon {
         let trouble = self.trouble.lock().clone();
         let one = |request: &MountRequest| Mounted {
             name: request.name.clone(),
-            snapshot: request.snapshot.clone(),
+            // As of one that an earlier daemon left.
+            snapshot: Some(request.snapshot.clone()).filter(|_| trouble.as_deref() != Some(WAITS)),
             trouble: trouble.clone(),
         };
         Ok(self.mounts.lock().values().map(one).collect())
@@ -241,6 +245,76 @@ async fn test_a_volume_is_mounted_once_and_taken_away() {
     }
 }
 
+/// A RestoreSession of which `pod` restores the one host.
+fn restore(pod: Option<&str>, status: Value) -> stash_crds::RestoreSession {
+    let id = format!("aaaa0001{}", "0".repeat(56));
+    let source = json!({"mounted": {"snapshot": id, "root": "/snapshot/0", "paths": ["/data"]}});
+    let task = json!({"sources": [source], "mounts": ["/data"]});
+    let host = json!({"host": "host-0", "pod": pod, "spec": {"version": 1, "task": {"restore": task}}});
+    let orders = json!({"version": 1, "session": "u", "by": "one", "hosts": {"one": host}}).to_string();
+    let annotations = json!({stash_proto::job::AT_START_ANNOTATION: orders});
+    let metadata = json!({"name": "drill", "namespace": "shop", "annotations": annotations});
+    serde_json::from_value(json!({"metadata": metadata, "spec": {}, "status": status})).unwrap()
+}
+
+#[tokio::test]
+async fn test_an_init_container_sees_its_snapshot_until_its_host_is_done() {
+    let mut cluster = cluster();
+    let own = json!({"metadata": {"name": "repo", "namespace": "shop"}, "spec": {
+        "backend": {"storageSecretName": "keys", "s3": {"endpoint": "s3.example", "bucket": "b"}}
+    }});
+    cluster.repositories.push(serde_json::from_value(own).unwrap());
+    let keys = cluster.secrets[&("storage".to_owned(), "keys".to_owned())].clone();
+    cluster.secrets.insert(("shop".to_owned(), "keys".to_owned()), keys);
+    let mut node = Node::start(cluster).await;
+    let request = |node: &Node, pod: &str| {
+        let mut request = node.request(pod, &[("restoreSession", "drill"), ("restoreSource", "/snapshot/0")]);
+        request.volume_context.retain(|name, _| !["repositoryNamespace", "snapshot"].contains(&name.as_str()));
+        request
+    };
+    let now = |node: &Node, session: stash_crds::RestoreSession| *node.cluster.restores.lock() = vec![session];
+    let running = || json!({"phase": "Running"});
+    // Nobody was chosen: kubelet asks again, and nothing is left meanwhile.
+    now(&node, restore(None, running()));
+    assert_eq!(node.publish(request(&node, "reader")).await.unwrap_err().code(), Code::Unavailable);
+    assert!(node.is_clean("reader"));
+    now(&node, restore(Some("uid-reader"), running()));
+    node.publish(request(&node, "reader")).await.unwrap();
+    assert!(node.mounts()[0].snapshot.as_str().starts_with("aaaa0001"));
+    let waits = node.publish(request(&node, "stranger")).await.unwrap_err();
+    assert!(waits.message().contains("host-0 of the RestoreSession drill is restored by one pod"), "{waits}");
+    // It is done: who starts now sees that there is nothing to do, also when all else is gone.
+    let done = json!({"phase": "Succeeded", "stats": [{"hostname": "host-0", "phase": "Succeeded"}]});
+    now(&node, restore(Some("uid-reader"), done));
+    for _ in 0..2 {
+        node.publish(request(&node, "stranger")).await.unwrap();
+        node.restart().await;
+        node.cluster.restores.lock().clear();
+    }
+    let instead = std::path::Path::new(&node.target("stranger")).join(stash_proto::job::INSTEAD_FILE);
+    assert_eq!(std::fs::read_to_string(&instead).unwrap(), "\"nothing\"");
+    let stats = NodeGetVolumeStatsRequest {
+        volume_id: "csi-stranger".to_owned(),
+        volume_path: node.target("stranger"),
+        ..NodeGetVolumeStatsRequest::default()
+    };
+    let stats = node.service.node_get_volume_stats(Request::new(stats)).await.unwrap().into_inner();
+    assert!(!stats.volume_condition.unwrap().abnormal && stats.usage.is_empty());
+    // The first one keeps what it has.
+    node.publish(request(&node, "reader")).await.unwrap();
+    assert_eq!(node.mounts().len(), 1);
+    for pod in ["reader", "stranger"] {
+        node.unpublish(pod).await.unwrap();
+    }
+    assert!(node.is_clean("reader") && node.is_clean("stranger"));
+    // What names a snapshot has no place beside it, and it is of a pod alone.
+    let both = node.request("reader", &[("restoreSession", "drill"), ("restoreSource", "/snapshot/0")]);
+    assert_eq!(node.publish(both).await.unwrap_err().code(), Code::InvalidArgument);
+    let mut claimed = request(&node, "reader");
+    claimed.volume_context.remove("csi.storage.k8s.io/ephemeral");
+    assert_eq!(node.publish(claimed).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
 #[tokio::test]
 async fn test_a_volume_keeps_its_snapshot_whatever_restarts() {
     let mut node = Node::start(cluster()).await;
@@ -418,6 +492,13 @@ async fn test_stats_and_condition_come_from_tables() {
     *node.daemon.trouble.lock() = Some("the store does not answer".to_owned());
     let condition = stats("csi-reader", &target).await.unwrap().volume_condition.unwrap();
     assert_eq!((condition.abnormal, condition.message.as_str()), (true, "the store does not answer"));
+    *node.daemon.trouble.lock() = Some(WAITS.to_owned());
+    let condition = stats("csi-reader", &target).await.unwrap().volume_condition.unwrap();
+    assert_eq!((condition.abnormal, condition.message.as_str()), (true, WAITS));
+    // Asked again meanwhile, the daemon decides.
+    let before = node.daemon.calls.lock().len();
+    node.publish(node.request("reader", &[])).await.unwrap();
+    assert_eq!(node.daemon.calls.lock()[before..], ["mount"]);
     for (volume, path, code) in [
         ("", target.as_str(), Code::InvalidArgument),
         ("csi-reader", "", Code::InvalidArgument),

@@ -17,7 +17,8 @@ use kube::Resource as _;
 use serde_json::{Value, json};
 use stash_crds::names::{COMPONENT_LABEL, MANAGED_BY, MANAGED_BY_LABEL};
 use stash_proto::job::{
-    JobSpec as CopySpec, JobTask, RESTORE_CAPABILITIES, RepositoryAccess, RestoreSource, RestoreTask, VERSION,
+    GRACE_SECONDS, JOB_DIR, JobSpec as CopySpec, JobTask, RESTORE_CAPABILITIES, RepositoryAccess, RestoreSource,
+    RestoreTask, VERSION,
 };
 
 use super::{POPULATED_FROM, PRIME, SELECTED_NODE, name};
@@ -32,16 +33,12 @@ pub const COMPONENT: &str = "stash-populate";
 const VOLUME_DIR: &str = "/volume";
 /// Where the snapshot is.
 const SNAPSHOT_DIR: &str = "/snapshot";
-/// Where the orders are.
-const JOB_DIR: &str = "/var/run/stash-fs/job";
-/// Their file.
+/// The file of the orders.
 const SPEC: &str = "spec.json";
 /// Annotation of the pod that holds them: the pod sees it as a file, and no other object is needed.
 const SPEC_ANNOTATION: &str = "fs.stash.appscode.com/job";
 /// How often Kubernetes makes another pod where one failed: after 10 s, 20 s, 40 s, 80 s.
 const TRIES: i32 = 4;
-/// How long a pod may take to end well after it was told to.
-const GRACE_SECONDS: i64 = 60;
 
 fn labels() -> BTreeMap<String, String> {
     [(COMPONENT_LABEL, COMPONENT), (MANAGED_BY_LABEL, MANAGED_BY)]
