@@ -54,6 +54,10 @@ pub struct Args {
     /// Every node on which Jobs run has the CSI driver: Jobs that copy read snapshots through it where they can, without credentials.
     #[arg(long)]
     pub copy_by_volume: bool,
+    /// Workloads whose pods run are restored when these start anew, by an init container, where Jobs could read through the driver; else
+    /// by Jobs beside pods that run.
+    #[arg(long, requires = "copy_by_volume")]
+    pub restore_at_start: bool,
     /// What is logged, as RUST_LOG says it.
     #[arg(long, env = "RUST_LOG", default_value = "warn,stash_controller=info")]
     pub log: String,
@@ -83,6 +87,7 @@ impl Args {
             release_namespace: self.namespace.clone().unwrap_or_else(|| own_namespace.to_owned()),
             storage_class: self.storage_class.clone(),
             copy_by_volume: self.copy_by_volume,
+            restore_at_start: self.restore_at_start,
             // Listing all the time helps nobody.
             snapshot_sync: self.snapshot_sync.max(Duration::from_secs(1)),
         }

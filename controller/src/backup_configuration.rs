@@ -12,6 +12,7 @@ use stash_crds::backup_session::{BackupInvokerRef, BackupSessionSpec};
 use stash_crds::{BackupConfiguration, BackupSession, names as labels};
 
 use crate::backup_session::history::last_success;
+use crate::backup_session::plan::RETRY_OF_ANNOTATION;
 use crate::context::Context;
 use crate::errors::{ReconcileError, is_already_exists};
 use crate::plan::Notice;
@@ -111,6 +112,7 @@ pub async fn create(
             name: Some(session.name.clone()),
             namespace: invoker.namespace(),
             labels: Some(session.labels.clone()),
+            annotations: session.retry_of.clone().map(|uid| BTreeMap::from([(RETRY_OF_ANNOTATION.to_owned(), uid)])),
             owner_references: Some(invoker.controller_owner_ref(&()).into_iter().collect()),
             ..ObjectMeta::default()
         },

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::clock::Clock;
-use crate::errors::ReconcileError;
+use crate::errors::{ReconcileError, is_of_dying_namespace};
 use crate::executor::node_places::NodePlaces;
 use crate::hooks::perform::Request;
 use crate::hooks::runner::Runner;
@@ -59,6 +59,8 @@ pub struct Options {
     pub storage_class: String,
     /// Whether Jobs that copy read snapshots through the CSI driver where they can.
     pub copy_by_volume: bool,
+    /// Whether workloads whose pods run are restored by an init container of these, where they can.
+    pub restore_at_start: bool,
     /// How often repositories are listed where nothing says that they changed.
     pub snapshot_sync: Duration,
 }
@@ -212,7 +214,7 @@ impl Context {
     {
         changes["resourceVersion"] = json!(object.meta().resource_version);
         let patch: Patch<Value> = Patch::Merge(json!({ "metadata": changes }));
-        let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let parameters = Self::patch_parameters();
         let api = self.api::<K>(&object.namespace().unwrap_or_default());
         api.patch(&object.name_any(), &parameters, &patch).await.map(drop)
     }
@@ -249,10 +251,17 @@ impl Context {
                 action: "Reconcile".to_owned(),
                 secondary: None,
             };
-            if let Err(error) = self.recorder.publish(&event, &reference).await {
+            if let Err(error) = self.recorder.publish(&event, &reference).await
+                && !is_of_dying_namespace(&error)
+            {
                 tracing::warn!(%error, reason = notice.reason, "an event was not taken");
             }
         }
+    }
+
+    /// Returns how things are changed by a merge: in our name.
+    pub fn patch_parameters() -> PatchParams {
+        PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() }
     }
 
     /// Returns how things are created: in our name.

@@ -111,6 +111,17 @@ pub fn is_already_exists(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.is_already_exists())
 }
 
+/// Whether the API server says that we may not.
+pub fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403)
+}
+
+/// Whether nothing can be made because the namespace is being deleted.
+pub fn is_of_dying_namespace(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    status.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == "NamespaceTerminating")
+}
+
 #[cfg(test)]
 mod tests {
     use kube::core::Status;
@@ -136,5 +147,11 @@ mod tests {
         }
         assert!(ReconcileError::of("create a Job", api(422, "Invalid")).story().contains("create a Job: "));
         assert!(is_not_found(&api(404, "NotFound")) && is_already_exists(&api(409, "AlreadyExists")));
+        let dying: Status = serde_json::from_value(serde_json::json!({"code": 403, "reason": "Forbidden", "details": {
+            "causes": [{"reason": "NamespaceTerminating", "field": "metadata.namespace"}]
+        }}))
+        .unwrap();
+        assert!(is_of_dying_namespace(&kube::Error::Api(Box::new(dying))));
+        assert!(!is_of_dying_namespace(&api(403, "Forbidden")));
     }
 }

@@ -22,6 +22,7 @@ use crate::repository::open::{self, OpenError};
 use crate::spec::{self, SpecError};
 use crate::stores::as_ref_of;
 
+pub mod at_start;
 mod beside;
 pub mod node_places;
 mod place;
@@ -233,7 +234,9 @@ pub async fn make_job(request: &JobRequest<'_>, context: &Context) -> Result<Own
             let found = jobs.get(&request.name).await;
             found.map_err(|error| ReconcileError::of(format!("look up Job {}", request.name), error))?
         }
-        made => made.map_err(|error| refused(&request.name, error))?,
+        made => {
+            made.map_err(|error| not_taken(&format!("create Job {}", request.name), error, ExecutorError::Impossible))?
+        }
     };
     if !jobs::is_owned_by(&made, &request.owner.uid) {
         return Err(ReconcileError::Foreign { kind: "Job", name: request.name.clone() }.into());
@@ -270,13 +273,15 @@ pub async fn give(
     Ok(())
 }
 
-/// Tells a Job that will never be taken, as one that Pod Security or a quota refuses, from one that was not taken now.
-fn refused(name: &str, error: kube::Error) -> ExecutorError {
+/// Tells what will never be taken, as what Pod Security, a quota or an admission policy refuses, from what was not taken now.
+///
+/// `what` was to be done; `refused` tells whom a refusal fails.
+pub(crate) fn not_taken(what: &str, error: kube::Error, refused: fn(String) -> ExecutorError) -> ExecutorError {
     match &error {
         kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => {
-            ExecutorError::Impossible(format!("Failed to create Job {name}: {}", status.message))
+            refused(format!("Failed to {what}: {}", status.message))
         }
-        _ => ReconcileError::of(format!("create Job {name}"), error).into(),
+        _ => ReconcileError::of(what, error).into(),
     }
 }
 
@@ -289,4 +294,27 @@ where
     let found = context.api::<K>(namespace).get_opt(name).await;
     let found = found.map_err(|error| ReconcileError::of(format!("look up {kind} {name}"), error))?;
     found.ok_or_else(|| ExecutorError::Host(format!("{kind} {namespace}/{name} does not exist.")))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn test_what_is_refused_is_not_tried_again() {
+        let of = |code: u16| {
+            let status = Status::failure("policy x denies it", "").with_code(code);
+            not_taken("create Job j", kube::Error::Api(Box::new(status)), ExecutorError::Host)
+        };
+        for code in [400, 403, 422] {
+            let error = of(code);
+            assert!(matches!(&error, ExecutorError::Host(_)), "{code} {error:?}");
+            assert_eq!(error.to_string(), "Failed to create Job j: policy x denies it");
+        }
+        for code in [404, 409, 429, 500, 503] {
+            assert!(matches!(of(code), ExecutorError::Reconcile(_)), "{code}");
+        }
+    }
 }

@@ -16,8 +16,8 @@ pub use ended::{Ended, ended, is_done};
 pub use handed::{Due, Handed, due, has_begun, secret_due};
 pub use pod::{
     BESIDE_ANNOTATION, Beside, CLAIMS_ANNOTATION, JobRequest, LocalRepository, Mount, Purpose, REPOSITORY_ANNOTATION,
-    RESTORE_ANNOTATION, SESSION_ANNOTATION, SESSION_UID_ANNOTATION, Settings, Source, WORKLOAD_ROOT, is_owned_by, job,
-    node_of,
+    RESTORE_ANNOTATION, SESSION_ANNOTATION, SESSION_UID_ANNOTATION, Settings, Source, WORKLOAD_ROOT, confined,
+    is_owned_by, job, node_of, progress_at,
 };
 pub use secret::{secret, spec_key};
 pub use sweep::sweep;

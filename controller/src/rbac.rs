@@ -82,7 +82,7 @@ const fn in_release(
 /// The group of roles.
 const RBAC: &str = "rbac.authorization.k8s.io";
 /// The names of the Roles that are made, and of their bindings. They are made by a patch, which names them as a watch by name does.
-const ROLES: &[&str] = &[Right::Commands.role(), Right::Secrets.role()];
+const ROLES: &[&str] = &[Right::Commands.role(), Right::Secrets.role(), Right::Restores.role()];
 /// The group of Stash's kinds.
 const STASH: &str = "stash.appscode.com";
 /// What Stash's operator registers at the API server.
@@ -170,7 +170,7 @@ pub const GRANTS: &[Grant] = &[
         RBAC,
         &["roles"],
         &["bind", "create", "delete", "list", "patch", "watch"],
-        "in each namespace with Repositories one Role allows to get, list and watch the Secrets that they name, in each with hooks that are commands another one to run them",
+        "in each namespace with Repositories one Role allows to get, list and watch the Secrets that they name, in each with hooks that are commands another one to run them, in each with workloads that are restored when their pods start a third to change these",
     )
     .only(ROLES),
     in_cluster(
@@ -226,6 +226,12 @@ pub const GRANTS: &[Grant] = &[
         "a target's pods and volumes; the watch asks for metadata only",
     ),
     in_cluster("apps", &["replicasets"], &["get"], "a target's pods and volumes"),
+    in_cluster(
+        "storage.k8s.io",
+        &["storageclasses"],
+        &["get"],
+        "restores of VolumeSnapshots: whether a claim is bound only when a pod uses it",
+    ),
     in_cluster(
         "events.k8s.io",
         &["events"],
@@ -401,9 +407,19 @@ mod tests {
     }
 
     #[test]
+    fn test_workloads_are_changed_by_no_right_of_the_cluster() {
+        let of_workloads = GRANTS.iter().filter(|grant| grant.group == "apps");
+        assert!(of_workloads.flat_map(|grant| grant.verbs).all(|verb| ["get", "list", "watch"].contains(verb)));
+    }
+
+    #[test]
     fn test_roles_are_those_of_namespaces_alone() {
         let of_roles = GRANTS.iter().filter(|grant| grant.group == RBAC);
-        assert!(of_roles.clone().all(|grant| grant.names == ["stash-fs-hooks", "stash-fs-repositories"]));
+        assert!(
+            of_roles
+                .clone()
+                .all(|grant| grant.names == ["stash-fs-hooks", "stash-fs-repositories", "stash-fs-restores"])
+        );
         let resources: BTreeSet<&str> = of_roles.flat_map(|grant| grant.resources.iter().copied()).collect();
         assert_eq!(resources, ["rolebindings", "roles"].into());
     }

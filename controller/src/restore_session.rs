@@ -1,5 +1,5 @@
 //! RestoreSessions: one restore of a target. Strategy `Copy`: a Job for each host, which writes into the target's claims. `Attach` and `Overlay`:
-//! claims that are the snapshot itself ([`attach`]).
+//! claims that are the snapshot itself ([`attach`]); so are those that the storage fills from VolumeSnapshots ([`snapshotter`]). Workloads whose pods run are restored by an init container of these ([`at_start`]).
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::errors::ReconcileError;
 
 pub mod apply;
+pub mod at_start;
 pub mod attach;
 pub mod claims;
 pub mod observe;
@@ -19,6 +20,7 @@ pub mod plan;
 pub mod report;
 pub mod rules;
 pub mod shown;
+pub mod snapshotter;
 pub mod validate;
 
 /// Looks at a RestoreSession.

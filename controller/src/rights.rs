@@ -22,7 +22,7 @@ use stash_crds::{BackupConfiguration, RestoreSession, names as labels};
 
 use crate::context::{Context, MANAGER};
 use crate::errors::{ReconcileError, is_not_found};
-use crate::restore_session;
+use crate::restore_session::{self, at_start::Way};
 use crate::stores::{Stores, as_ref_of};
 
 /// The API group of Roles.
@@ -43,17 +43,20 @@ pub enum Right {
     Secrets,
     /// To run commands in its pods, for hooks.
     Commands,
+    /// To change the workloads that its RestoreSessions restore when their pods start.
+    Restores,
 }
 
 impl Right {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Secrets, Self::Commands];
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Secrets, Self::Commands, Self::Restores];
 
     /// Returns the name of the Role and of its binding, in each namespace that has it. The chart's policies know it too.
     pub const fn role(self) -> &'static str {
         match self {
             Self::Secrets => "stash-fs-repositories",
             Self::Commands => "stash-fs-hooks",
+            Self::Restores => "stash-fs-restores",
         }
     }
 
@@ -61,6 +64,7 @@ impl Right {
         match self {
             Self::Secrets => "repositories",
             Self::Commands => "hooks",
+            Self::Restores => "restores",
         }
     }
 
@@ -69,6 +73,7 @@ impl Right {
         match self {
             Self::Secrets => secrets_rule(&stores.secrets_named_in(namespace)),
             Self::Commands => are_commands_needed(namespace, stores).then(commands_rule),
+            Self::Restores => restores_rule(&restored_in(namespace, stores)),
         }
     }
 }
@@ -105,6 +110,29 @@ fn commands_rule() -> PolicyRule {
         verbs: words(&["get", "create"]),
         ..PolicyRule::default()
     }
+}
+
+fn restores_rule(workloads: &BTreeSet<String>) -> Option<PolicyRule> {
+    (!workloads.is_empty()).then(|| PolicyRule {
+        api_groups: Some(words(&["apps"])),
+        resources: Some(words(&["daemonsets", "deployments", "statefulsets"])),
+        resource_names: Some(workloads.iter().cloned().collect()),
+        verbs: words(&["patch"]),
+        ..PolicyRule::default()
+    })
+}
+
+/// Returns the workload whose pods restore for `session` when they start: it is changed, and changed back when the session goes.
+pub fn restored_at_start(session: &RestoreSession) -> Option<String> {
+    let is_one = matches!(restore_session::at_start::decided(session), Way::AtStart(_));
+    let reference = session.spec.target.as_ref().and_then(|target| target.reference.as_ref());
+    reference.filter(|_| is_one).and_then(|reference| reference.name.clone())
+}
+
+/// Returns the workloads of a namespace that are restored when their pods start.
+fn restored_in(namespace: &str, stores: &Stores) -> BTreeSet<String> {
+    let within = |one: &RestoreSession| one.metadata.namespace.as_deref() == Some(namespace);
+    stores.restores.state_filter(within).iter().filter_map(|session| restored_at_start(session)).collect()
 }
 
 /// Whether a hook of `configuration` is a command.

@@ -75,7 +75,7 @@ pub fn restore(
     rule: &Rule,
     sources: Vec<RestoreSource>,
     mounts: Vec<String>,
-) -> Result<Vec<u8>, SpecError> {
+) -> Result<JobSpec, SpecError> {
     let (nice, ionice) = priority(session.spec.runtime_settings.as_ref());
     let task = RestoreTask {
         sources,
@@ -88,10 +88,8 @@ pub fn restore(
         ionice,
         cache: !session.spec.temp_dir.as_ref().is_some_and(|temp_dir| temp_dir.disable_caching),
     };
-    if task.is_mounted() {
-        return write_spec(RepositoryAccess::default(), JobTask::Restore(task));
-    }
-    write(repository, JobTask::Restore(task))
+    let place = if task.is_mounted() { RepositoryAccess::default() } else { access(&repository.spec.backend)? };
+    checked(place, JobTask::Restore(task))
 }
 
 /// Returns what the Job that looks after the repository is told.
@@ -118,13 +116,22 @@ pub fn upkeep(repository: &Repository, invoker: &BackupConfiguration) -> Result<
 }
 
 fn write(repository: &Repository, task: JobTask) -> Result<Vec<u8>, SpecError> {
-    write_spec(access(&repository.spec.backend)?, task)
+    text(&checked(access(&repository.spec.backend)?, task)?)
 }
 
-fn write_spec(repository: RepositoryAccess, task: JobTask) -> Result<Vec<u8>, SpecError> {
+fn checked(repository: RepositoryAccess, task: JobTask) -> Result<JobSpec, SpecError> {
     let spec = JobSpec { version: VERSION, repository, dead_hosts: Vec::new(), task };
     spec.check()?;
-    Ok(serde_json::to_vec(&spec)?)
+    Ok(spec)
+}
+
+/// Returns what a Job is told as it reads it.
+///
+/// # Errors
+///
+/// It cannot be written.
+pub fn text(spec: &JobSpec) -> Result<Vec<u8>, SpecError> {
+    Ok(serde_json::to_vec(spec)?)
 }
 
 /// Returns what the Job that forgets snapshots is told.
@@ -210,7 +217,8 @@ mod tests {
         let repository = repository(json!({"s3": {"endpoint": "minio", "bucket": "b"}}));
         let session: RestoreSession = serde_json::from_value(json!({"metadata": {}, "spec": {}})).unwrap();
         let told = |sources| -> Value {
-            let bytes = restore(&repository, &session, &Rule::default(), sources, vec!["/data".to_owned()]).unwrap();
+            let spec = restore(&repository, &session, &Rule::default(), sources, vec!["/data".to_owned()]).unwrap();
+            let bytes = text(&spec).unwrap();
             assert!(JobSpec::parse(&bytes).is_ok());
             serde_json::from_slice(&bytes).unwrap()
         };

@@ -37,6 +37,8 @@ pub struct Stores {
     pub secret_rights: Made,
     /// What we made for the right to run commands.
     pub command_rights: Made,
+    /// What was made so that workloads may be changed that are restored when their pods start.
+    pub restore_rights: Made,
     /// That there are claims.
     pub claims: Store<PartialObjectMeta<PersistentVolumeClaim>>,
     /// That there are Deployments.
@@ -81,6 +83,7 @@ impl Stores {
         match right {
             Right::Secrets => &self.secret_rights,
             Right::Commands => &self.command_rights,
+            Right::Restores => &self.restore_rights,
         }
     }
 

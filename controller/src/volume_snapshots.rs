@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
@@ -14,7 +15,8 @@ use stash_crds::{BackupConfiguration, BackupSession, names as labels};
 use crate::backup_session::outcome::{HostOutcome, Work};
 use crate::context::Context;
 use crate::errors::{ReconcileError, is_already_exists, is_not_found};
-use crate::executor::ExecutorError;
+use crate::executor::{ExecutorError, not_taken};
+use crate::jobs::SESSION_UID_ANNOTATION;
 use crate::workload::Workload;
 use crate::{go_duration, names};
 
@@ -64,31 +66,66 @@ pub async fn create(
     if let Some(class) = class.filter(|class| !class.is_empty()) {
         spec["volumeSnapshotClassName"] = json!(class);
     }
+    let annotations = json!({SESSION_UID_ANNOTATION: session.uid().unwrap_or_default()});
+    let labels = own_labels(&invoker.name_any());
     let object = json!({
         "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
-        "metadata": {"name": name, "namespace": namespace, "labels": own_labels(invoker)}, "spec": spec
+        "metadata": {"name": name, "namespace": namespace, "labels": labels, "annotations": annotations}, "spec": spec
     });
     let object: DynamicObject =
         serde_json::from_value(object).map_err(|error| ReconcileError::Json("VolumeSnapshot", error))?;
-    match api(&namespace, context).create(&Context::create_parameters(), &object).await {
+    let api = api(&namespace, context);
+    match api.create(&Context::create_parameters(), &object).await {
         Ok(_) => Ok(()),
-        Err(error) if is_already_exists(&error) => Ok(()),
+        Err(error) if is_already_exists(&error) => {
+            let found = api.get(&name).await;
+            let found = found.map_err(|error| ReconcileError::of(format!("look up VolumeSnapshot {name}"), error))?;
+            if is_of(&found, session) { Ok(()) } else { Err(ExecutorError::Host(foreign(&name))) }
+        }
         Err(error) if is_not_found(&error) => Err(ExecutorError::Impossible(
             "the cluster has no VolumeSnapshots (snapshot.storage.k8s.io/v1): its CSI snapshot controller is not installed".to_owned(),
         )),
-        Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
-            Err(ExecutorError::Host(format!("Failed to create VolumeSnapshot {name}: {}", status.message)))
-        }
-        Err(error) => Err(ReconcileError::of(format!("create VolumeSnapshot {name}"), error).into()),
+        Err(error) => Err(not_taken(&format!("create VolumeSnapshot {name}"), error, ExecutorError::Host)),
     }
 }
 
+/// Whether a snapshot of the name that ours has is of `session`. Names end in what the session's does: others may have the same.
+fn is_of(snapshot: &DynamicObject, session: &BackupSession) -> bool {
+    if let Some(uid) = snapshot.annotations().get(SESSION_UID_ANNOTATION) {
+        return session.metadata.uid.as_ref() == Some(uid);
+    }
+    // Controllers before this annotation made it without: then it is of the same configuration, and not older than its session.
+    let own = own_labels(&session.spec.invoker.name);
+    let made = |metadata: &ObjectMeta| metadata.creation_timestamp.as_ref().map(|time| time.0);
+    own.iter().all(|(key, value)| snapshot.labels().get(key) == Some(value))
+        && made(&snapshot.metadata).is_some_and(|time| Some(time) >= made(&session.metadata))
+}
+
+/// Says that the name of a snapshot is taken.
+fn foreign(name: &str) -> String {
+    format!("VolumeSnapshot {name} exists already and is not of this session; delete it, or name the session otherwise")
+}
+
 /// Returns the labels of what a configuration makes: by them its retention finds what is its own.
-fn own_labels(invoker: &BackupConfiguration) -> BTreeMap<String, String> {
+fn own_labels(invoker: &str) -> BTreeMap<String, String> {
     let mut made = names::backup_labels(None);
     made.insert(labels::INVOKER_TYPE_LABEL.to_owned(), "BackupConfiguration".to_owned());
-    made.insert(labels::INVOKER_NAME_LABEL.to_owned(), names::cut63(&invoker.name_any()));
+    made.insert(labels::INVOKER_NAME_LABEL.to_owned(), names::cut63(invoker));
     made
+}
+
+/// Returns whether there is a snapshot of this name.
+///
+/// # Errors
+///
+/// The API server did not tell.
+pub async fn exists(namespace: &str, name: &str, context: &Context) -> Result<bool, ReconcileError> {
+    match api(namespace, context).get_opt(name).await {
+        Ok(found) => Ok(found.is_some()),
+        // The cluster does not have the kind.
+        Err(error) if is_not_found(&error) => Ok(false),
+        Err(error) => Err(ReconcileError::of(format!("look up VolumeSnapshot {name}"), error)),
+    }
 }
 
 /// Returns how far the snapshot of a claim is.
@@ -104,7 +141,7 @@ pub async fn work(
     let namespace = session.namespace().unwrap_or_default();
     let name = name(claim, &session.name_any());
     match api(&namespace, context).get_opt(&name).await {
-        Ok(Some(snapshot)) => Ok(progress(&snapshot, context.now())),
+        Ok(Some(snapshot)) => Ok(progress(&snapshot, session, context.now())),
         Ok(None) => Ok(Work::Absent),
         // A cluster without the kind answers in another way than one without the object.
         Err(error) if is_not_found(&error) => Ok(Work::Absent),
@@ -113,9 +150,13 @@ pub async fn work(
 }
 
 /// Tells how far a snapshot is. An error may pass: storage tries again.
-fn progress(snapshot: &DynamicObject, now: Timestamp) -> Work<HostOutcome> {
+fn progress(snapshot: &DynamicObject, session: &BackupSession, now: Timestamp) -> Work<HostOutcome> {
     if snapshot.metadata.deletion_timestamp.is_some() {
         return Work::Absent;
+    }
+    if !is_of(snapshot, session) {
+        let error = Some(foreign(&snapshot.name_any()));
+        return Work::Reported(HostOutcome { error, ..HostOutcome::default() });
     }
     let made = snapshot.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
     let took = now.duration_since(made);
@@ -149,7 +190,8 @@ pub async fn retain(
     context: &Context,
 ) -> Result<(), ReconcileError> {
     let api = api(&session.namespace().unwrap_or_default(), context);
-    let selector: Vec<String> = own_labels(invoker).iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let selector: Vec<String> =
+        own_labels(&invoker.name_any()).iter().map(|(key, value)| format!("{key}={value}")).collect();
     let found = api.list(&ListParams::default().labels(&selector.join(","))).await;
     let found = found.map_err(|error| ReconcileError::of("list the VolumeSnapshots", error))?;
     for claim in claims {
@@ -203,15 +245,54 @@ mod tests {
         assert_eq!(name("data", "byhand"), "data-byhand");
     }
 
+    fn session() -> BackupSession {
+        serde_json::from_value(json!({
+            "metadata": {"name": "nightly-5", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"invoker": {"kind": "BackupConfiguration", "name": "nightly"}}
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn test_a_snapshot_of_another_session_is_not_taken_for_its_own() {
+        let (own, others) = (json!(own_labels("nightly")), json!(own_labels("weekly")));
+        let (before, after) = ("2025-12-31T23:59:59Z", "2026-01-01T00:00:00Z");
+        for (what, uid, labels, made, expected) in [
+            ("its own", json!("u"), &own, after, true),
+            ("of an earlier session of the name", json!("before"), &own, after, false),
+            ("without a uid", json!(""), &own, after, false),
+            ("made before there was the annotation", Value::Null, &own, after, true),
+            ("old", Value::Null, &own, before, false),
+            ("of another configuration", Value::Null, &others, after, false),
+            ("by hand", Value::Null, &Value::Null, after, false),
+        ] {
+            let annotations = if uid.is_null() { Value::Null } else { json!({SESSION_UID_ANNOTATION: uid}) };
+            let snapshot: DynamicObject = serde_json::from_value(json!({
+                "metadata": {"name": "data-5", "creationTimestamp": made, "labels": labels, "annotations": annotations},
+                "status": {"readyToUse": true}
+            }))
+            .unwrap();
+            assert_eq!(is_of(&snapshot, &session()), expected, "{what}");
+            let Work::Reported(outcome) = progress(&snapshot, &session(), after.parse().unwrap()) else {
+                panic!("{what}")
+            };
+            let error = "VolumeSnapshot data-5 exists already and is not of this session; delete it, or name the session otherwise";
+            assert_eq!(outcome.error.as_deref(), (!expected).then_some(error), "{what}");
+        }
+    }
+
     #[test]
     fn test_how_far_a_snapshot_is() {
         let of = |status: Value, minutes: i64| {
             let snapshot: DynamicObject = serde_json::from_value(json!({
-                "metadata": {"name": "s", "creationTimestamp": "2026-01-01T00:00:00Z"}, "status": status
+                "metadata": {
+                    "name": "s", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {SESSION_UID_ANNOTATION: "u"}
+                },
+                "status": status
             }))
             .unwrap();
             let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-            progress(&snapshot, now.checked_add(SignedDuration::from_mins(minutes)).unwrap())
+            progress(&snapshot, &session(), now.checked_add(SignedDuration::from_mins(minutes)).unwrap())
         };
         let error = json!({"readyToUse": false, "error": {"message": "no such class"}});
         assert_eq!(of(Value::Null, 500), Work::Running);

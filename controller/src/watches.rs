@@ -72,6 +72,7 @@ pub fn start(client: &Client, tasks: &mut JoinSet<()>) -> (Stores, Arc<Queues>) 
     let (pods, pods_writer) = reflector::store();
     let (secret_rights, secret_rights_writers) = made();
     let (command_rights, command_rights_writers) = made();
+    let (restore_rights, restore_rights_writers) = made();
     let (claims, claims_writer) = reflector::store();
     let (deployments, deployments_writer) = reflector::store();
     let (stateful_sets, stateful_sets_writer) = reflector::store();
@@ -88,6 +89,7 @@ pub fn start(client: &Client, tasks: &mut JoinSet<()>) -> (Stores, Arc<Queues>) 
         secrets: NamedSecrets::default(),
         secret_rights,
         command_rights,
+        restore_rights,
         claims,
         deployments,
         stateful_sets,
@@ -115,9 +117,11 @@ pub fn start(client: &Client, tasks: &mut JoinSet<()>) -> (Stores, Arc<Queues>) 
     let d = dependents.clone();
     let pods = guarded(client, ours).modify(slim_pod);
     tasks.spawn(run(pods, pods_writer, move |object: &Pod| d.of_session(object)));
-    for (right, (roles, bindings)) in
-        [(Right::Secrets, secret_rights_writers), (Right::Commands, command_rights_writers)]
-    {
+    for (right, (roles, bindings)) in [
+        (Right::Secrets, secret_rights_writers),
+        (Right::Commands, command_rights_writers),
+        (Right::Restores, restore_rights_writers),
+    ] {
         // What was made is found again by its name, wherever it is.
         let of_name = all.clone().fields(&format!("metadata.name={}", right.role()));
         let d = dependents.clone();
@@ -280,12 +284,15 @@ impl Dependents {
         if let Some(repository) = repository_ref(configuration) {
             self.queues.repositories.wake(repository);
         }
-        self.commands(&configuration.namespace().unwrap_or_default(), rights::has_command(configuration));
+        let namespace = configuration.namespace().unwrap_or_default();
+        self.needs(Right::Commands, &namespace, rights::has_command(configuration));
         self.queues.configurations.wake(reference);
     }
 
     fn restore(&self, session: &RestoreSession) {
-        self.commands(&session.namespace().unwrap_or_default(), rights::will_run_command(session));
+        let namespace = session.namespace().unwrap_or_default();
+        self.needs(Right::Commands, &namespace, rights::will_run_command(session));
+        self.needs(Right::Restores, &namespace, rights::restored_at_start(session).is_some());
         self.queues.restores.wake(ObjectRef::from_obj(session));
     }
 
@@ -381,14 +388,14 @@ impl Dependents {
                 self.named_secrets(namespace);
                 self.stores.secrets.retry(namespace, &rights::granted(namespace, &self.stores));
             }
-            Right::Commands => self.queues.namespaces.wake(ObjectRef::new(namespace)),
+            Right::Commands | Right::Restores => self.queues.namespaces.wake(ObjectRef::new(namespace)),
         }
     }
 
-    /// Something came, changed or went that may run commands in `namespace`.
-    fn commands(&self, namespace: &str, needed: bool) {
-        let role = as_ref_of(Right::Commands.role(), Some(namespace));
-        if needed || self.stores.command_rights.roles.get(&role).is_some() {
+    /// Something came, changed or went that may need a right in `namespace`.
+    fn needs(&self, right: Right, namespace: &str, needed: bool) {
+        let role = as_ref_of(right.role(), Some(namespace));
+        if needed || self.stores.made(right).roles.get(&role).is_some() {
             self.queues.namespaces.wake(ObjectRef::new(namespace));
         }
     }

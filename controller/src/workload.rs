@@ -121,7 +121,15 @@ impl From<Deployment> for Workload {
     fn from(found: Deployment) -> Self {
         let (name, uid) = (found.name_any(), found.metadata.uid.unwrap_or_default());
         let spec = found.spec.unwrap_or_default();
-        Self { kind: "Deployment", name, uid, template: spec.template, selector: spec.selector, ..Self::default() }
+        Self {
+            kind: "Deployment",
+            name,
+            uid,
+            template: spec.template,
+            selector: spec.selector,
+            replicas: Some(spec.replicas.unwrap_or(1)),
+            ..Self::default()
+        }
     }
 }
 

@@ -76,6 +76,8 @@ pub struct NewSession {
     pub labels: BTreeMap<String, String>,
     /// How often it is tried again.
     pub retry_left: i32,
+    /// The uid of the failed session that it tries again.
+    pub retry_of: Option<String>,
 }
 
 /// What is done.
@@ -150,6 +152,7 @@ fn new_session(configuration: &BackupConfiguration, time: Timestamp) -> NewSessi
             meta.namespace.as_deref().unwrap_or_default(),
         ),
         retry_left: retry.map_or(0, |retry| retry.max_retry.unwrap_or(1).max(0)),
+        retry_of: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::Job;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt as _};
@@ -20,7 +20,7 @@ use super::plan::{
 use crate::backup_configuration;
 use crate::backup_configuration::plan::NewSession;
 use crate::backup_configuration::validate;
-use crate::context::{Context, MANAGER};
+use crate::context::Context;
 use crate::errors::{ReconcileError, is_not_found};
 use crate::executor::{self, ExecutorError};
 use crate::hooks::call::Call;
@@ -85,7 +85,7 @@ pub async fn apply(
                         &namespace,
                     );
                     backup_configuration::create(
-                        &NewSession { name, time: context.now(), labels, retry_left },
+                        &NewSession { name, time: context.now(), labels, retry_left, retry_of: session.uid() },
                         invoker,
                         context,
                     )
@@ -182,7 +182,7 @@ async fn write_figures(
 ) -> Result<(), ReconcileError> {
     let Some(repository) = repository else { return Ok(()) };
     let (namespace, name) = (repository.namespace().unwrap_or_default(), repository.name_any());
-    let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    let parameters = Context::patch_parameters();
     let patch = Patch::Merge(json!({ "status": figures }));
     match context.api::<Repository>(&namespace).patch_status(&name, &parameters, &patch).await {
         Err(error) if !is_not_found(&error) => {

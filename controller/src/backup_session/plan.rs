@@ -30,6 +30,9 @@ mod hooks;
 mod start;
 mod work;
 
+/// Annotation of sessions: the uid of the failed session that they try again.
+pub const RETRY_OF_ANNOTATION: &str = "stash.appscode.com/retry-of";
+
 /// How long a session that waits for others is left alone; their changes wake it earlier.
 const WAIT: Duration = Duration::from_secs(5);
 /// Reason of `BackendRepositoryInitialized`: a first host makes the repository, and the others wait. Not in Stash.
@@ -309,6 +312,11 @@ impl Draft<'_> {
             self.wait(until(next, self.now));
             return;
         }
+        // It was made, and the status that says so was not written.
+        if self.observed.siblings.iter().any(|sibling| is_retry_of(sibling, session)) {
+            self.plan.status.retried = Some(true);
+            return;
+        }
         let name = names::session(&session.spec.invoker.name, next);
         // A name of the same second is taken by the session that failed, or by one of the schedule.
         let taken = |name: &str| {
@@ -339,6 +347,12 @@ impl Draft<'_> {
     fn is_exceeded(&self) -> bool {
         is_true(&self.plan.status.conditions, aspects::DEADLINE_EXCEEDED)
     }
+}
+
+/// Whether `other` was made because `session` failed.
+fn is_retry_of(other: &BackupSession, session: &BackupSession) -> bool {
+    let named = other.metadata.annotations.as_ref().and_then(|annotations| annotations.get(RETRY_OF_ANNOTATION));
+    named.is_some() && named == session.metadata.uid.as_ref()
 }
 
 /// Whether `invoker` was looked at as it is now.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::ListParams;
 use kube::{Resource as _, ResourceExt as _};
+use stash_crds::labels::snapshots_of;
 use stash_crds::target::BackupTarget;
 use stash_crds::{Repository, RestoreSession};
 use stash_proto::job::RestoreSource;
@@ -54,7 +55,7 @@ pub async fn start(
     let by_volume = !shown.is_empty();
     let sources = if by_volume { jobs::shown::sources(&shown) } else { wanted };
     let credentials = if by_volume { BTreeMap::new() } else { credentials };
-    let spec = spec::restore(repository, session, rule, sources, paths)?;
+    let spec = spec::text(&spec::restore(repository, session, rule, sources, paths)?)?;
     let request = JobRequest {
         name: host.job.clone(),
         namespace: namespace.clone(),
@@ -78,7 +79,7 @@ pub async fn start(
 }
 
 /// Chooses the snapshots that the Job mounts; none: it reads with credentials.
-async fn choose(
+pub(super) async fn choose(
     session: &RestoreSession,
     repository: &Repository,
     host: &str,
@@ -99,6 +100,8 @@ async fn choose(
         // What was backed up a moment ago may have no object yet.
         match list(repository, context).await {
             Ok(ids) => Some(ids),
+            // The API server may tell the next time; without it no Job could be made either.
+            Err(OpenError::Api(error)) => return Err(error.into()),
             Err(error) => return said(&format!("the repository cannot be listed here: {error}")),
         }
     } else {
@@ -106,7 +109,8 @@ async fn choose(
     };
     let namespace = repository.namespace().unwrap_or_default();
     let name = repository.name_any();
-    let objects = context.api::<stash_crds::Snapshot>(&namespace).list(&ListParams::default()).await;
+    let objects =
+        context.api::<stash_crds::Snapshot>(&namespace).list(&ListParams::default().labels(&snapshots_of(&name))).await;
     let objects =
         objects.map_err(|error| ReconcileError::of(format!("list the Snapshots of Repository {name}"), error))?;
     shown::choose(wanted, &name, &objects.items, listed.as_ref()).or_else(|why| said(&why))

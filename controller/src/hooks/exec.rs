@@ -2,23 +2,18 @@
 //!
 //! What a command prints is thrown away: nobody knows whether it is a secret. Its exit code is told.
 
-use std::time::Duration;
-
+use hyper::StatusCode;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{AttachParams, AttachedProcess};
 use kube::client::UpgradeConnectionError;
 use kube::{Api, Error};
-use tokio::time::{Instant, sleep};
+
+use crate::errors;
+use crate::pauses::until_allowed;
 
 /// How long a text of a container runtime may be in a status.
 const TEXT_LIMIT: usize = 256;
-/// How long the right to run commands is waited for: it is given to a namespace when the first hook appears there that is one.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// What the API server answers to who may not.
-const FORBIDDEN: u16 = 403;
-/// The first pause between two tries without that right; each is twice as long as the one before.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs a command and waits for its end.
 ///
@@ -51,11 +46,6 @@ pub async fn exec(pods: &Api<Pod>, pod: &str, container: &str, command: Vec<Stri
     outcome(told.as_ref())
 }
 
-#[expect(clippy::disallowed_methods, reason = "a retry's backoff")]
-async fn rest(pause: Duration) {
-    sleep(pause).await;
-}
-
 /// Starts a command, as soon as that is allowed.
 async fn start(
     pods: &Api<Pod>,
@@ -63,28 +53,21 @@ async fn start(
     command: Vec<String>,
     parameters: &AttachParams,
 ) -> Result<AttachedProcess, String> {
-    let (begun, mut pause) = (Instant::now(), PAUSE);
-    loop {
-        match pods.exec(pod, command.clone(), parameters).await {
-            Ok(process) => return Ok(process),
-            Err(error) if !is_forbidden(&error) => return Err(format!("the command was not started: {error}")),
-            Err(_) if begun.elapsed() > PATIENCE => {
-                return Err(
-                    "the API server does not allow the controller to run commands in this namespace; see docs/hooks.md"
-                        .to_owned(),
-                );
-            }
-            Err(_) => rest(pause).await,
+    let started = until_allowed(|| pods.exec(pod, command.clone(), parameters), is_forbidden).await;
+    started.map_err(|error| {
+        if is_forbidden(&error) {
+            "the API server does not allow the controller to run commands in this namespace; see docs/hooks.md"
+                .to_owned()
+        } else {
+            format!("the command was not started: {error}")
         }
-        pause *= 2;
-    }
+    })
 }
 
 fn is_forbidden(error: &Error) -> bool {
     match error {
-        Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) => status.as_u16() == FORBIDDEN,
-        Error::Api(status) => status.code == FORBIDDEN,
-        _ => false,
+        Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status)) => *status == StatusCode::FORBIDDEN,
+        error => errors::is_forbidden(error),
     }
 }
 

@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use stash_crds::backend::LocalBackend;
 use stash_crds::runtime_settings::{ContainerRuntimeSettings, PodRuntimeSettings, RuntimeSettings};
 use stash_crds::volumes::EmptyDirSettings;
-use stash_proto::job::RESTORE_CAPABILITIES;
+use stash_proto::job::{GRACE_SECONDS, JOB_DIR, PROGRESS_PORT, RESTORE_CAPABILITIES};
 
 use super::secret::{SECRET_PREFIX, spec_key};
 use super::shown::{self, Shown};
@@ -27,7 +27,7 @@ use crate::names;
 pub const SESSION_ANNOTATION: &str = "stash.appscode.com/session";
 /// Annotation of Jobs and their pods: the RestoreSession that they are of, as `namespace/name`.
 pub const RESTORE_ANNOTATION: &str = "stash.appscode.com/restore-session";
-/// Annotation of Jobs: the uid of that session.
+/// Annotation of Jobs and VolumeSnapshots: the uid of their session.
 pub const SESSION_UID_ANNOTATION: &str = "stash.appscode.com/session-uid";
 /// Annotation of Jobs: the pod beside which they run, as `name/uid`. When it leaves, they end.
 pub const BESIDE_ANNOTATION: &str = "stash.appscode.com/beside";
@@ -42,8 +42,6 @@ pub const CLAIMS_ANNOTATION: &str = "stash.appscode.com/claims";
 /// Where the file system of what is backed up is put together. Nothing of it hides anything of the Job.
 pub const WORKLOAD_ROOT: &str = "/workload";
 
-/// Where the Job's own Secret is mounted.
-const JOB_DIR: &str = "/var/run/stash-fs/job";
 /// Where temporary files and caches go, as in Stash.
 const TMP_DIR: &str = "/stash-tmp";
 /// The volume of the Job's own Secret.
@@ -54,8 +52,6 @@ const TMP_VOLUME: &str = "stash-tmp-dir";
 const DATA_VOLUME: &str = "stash-volume";
 /// The volume of a `local` backend, as in Stash.
 const LOCAL_VOLUME: &str = "stash-local";
-/// How long a Job may take to end well after it was told to.
-const GRACE_SECONDS: i64 = 60;
 
 /// What all Jobs have in common.
 #[derive(Clone, Debug)]
@@ -424,12 +420,23 @@ fn container(request: &JobRequest<'_>, settings: &Settings) -> Container {
     }
 }
 
+/// Where a container that restores says how far it is.
+pub fn progress_at() -> String {
+    format!("[::]:{PROGRESS_PORT}")
+}
+
 fn command(request: &JobRequest<'_>) -> Vec<String> {
     let secret = |key: &str| format!("{JOB_DIR}/secret/{key}");
     let Some(local) = request.local.as_ref().filter(|_| request.purpose == Purpose::Access) else {
         let (spec, secret) = (format!("{JOB_DIR}/{}", spec_key()), format!("{JOB_DIR}/secret"));
         let words = ["stash-fs", "job", "--spec", &spec, "--secret", &secret, "--report", "/dev/termination-log"];
-        let words = words.into_iter().filter(|word| request.shown.is_none() || !["--secret", &secret].contains(word));
+        let progress = progress_at();
+        let more = ["--progress", &progress];
+        let more = more.iter().copied().filter(|_| request.purpose == Purpose::Restore);
+        let words = words
+            .into_iter()
+            .chain(more)
+            .filter(|word| request.shown.is_none() || !["--secret", &secret].contains(word));
         return words.map(str::to_owned).collect();
     };
     let files = [certificates::CERTIFICATE, certificates::KEY, certificates::CLIENT_AUTHORITY].map(secret);
@@ -460,7 +467,11 @@ fn security(request: &JobRequest<'_>) -> SecurityContext {
         Purpose::Restore => &RESTORE_CAPABILITIES,
         Purpose::Upkeep | Purpose::Access => &[],
     };
-    let is_root = !added.is_empty() || request.local.is_some();
+    confined(added, !added.is_empty() || request.local.is_some())
+}
+
+/// What a container of ours is allowed: the capabilities that are `added`, and nothing else.
+pub fn confined(added: &[&str], is_root: bool) -> SecurityContext {
     let added = (!added.is_empty()).then(|| added.iter().map(|&name| name.to_owned()).collect());
     let id = Some(if is_root { 0 } else { 65535 });
     SecurityContext {

@@ -50,6 +50,12 @@ fn place(index: usize) -> String {
     format!("{SNAPSHOT_ROOT}/{index}")
 }
 
+/// Whether snapshots are mounted at a place.
+pub fn is_place(path: &str) -> bool {
+    let number = path.strip_prefix(SNAPSHOT_ROOT).and_then(|rest| rest.strip_prefix('/'));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 fn volume_name(index: usize) -> String {
     format!("stash-snapshot-{index}")
 }
@@ -81,22 +87,26 @@ pub fn of_job(job: &Job) -> Vec<Snapshot> {
 
 /// Makes the volumes of a Job. The snapshot is named by its id, so that another pod of the Job sees the same.
 pub(super) fn volumes(shown: &Shown) -> Vec<Volume> {
-    let volume = |(index, id): (usize, &str)| Volume {
-        name: volume_name(index),
+    let volume = |(index, id): (usize, &str)| {
+        csi_volume(volume_name(index), &shown.secret, &[("repository", shown.repository.as_str()), ("snapshot", id)])
+    };
+    distinct(&shown.snapshots).into_iter().enumerate().map(volume).collect()
+}
+
+/// Makes an inline volume of the driver, which gets the Repository's `secret` from kubelet.
+pub fn csi_volume(name: String, secret: &str, attributes: &[(&str, &str)]) -> Volume {
+    let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Volume {
+        name,
         csi: Some(CSIVolumeSource {
             driver: DRIVER.to_owned(),
-            node_publish_secret_ref: Some(LocalObjectReference { name: shown.secret.clone() }),
+            node_publish_secret_ref: Some(LocalObjectReference { name: secret.to_owned() }),
             read_only: Some(true),
-            volume_attributes: Some(
-                [("repository", shown.repository.as_str()), ("snapshot", id)]
-                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                    .into(),
-            ),
+            volume_attributes: Some(attributes),
             ..CSIVolumeSource::default()
         }),
         ..Volume::default()
-    };
-    distinct(&shown.snapshots).into_iter().enumerate().map(volume).collect()
+    }
 }
 
 /// Returns where they are mounted.

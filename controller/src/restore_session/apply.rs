@@ -9,10 +9,11 @@ use kube::api::{DeleteParams, ListParams};
 use kube::runtime::reflector::ObjectRef;
 use stash_crds::{RestoreSession, Snapshot};
 
+use super::at_start::{self, Way};
 use super::observe::{Seen, is_owned, locate};
 use super::plan::{Action, Host, Observed, Plan, executor_failed, host_failed};
 use super::validate::{Destination, destination};
-use super::{attach, claims};
+use super::{attach, claims, snapshotter};
 use crate::backup_configuration::validate::{Target, TargetKind};
 use crate::backup_session::plan::HookRun;
 use crate::context::Context;
@@ -21,6 +22,7 @@ use crate::executor::{self, ExecutorError};
 use crate::hooks::call::Call;
 use crate::hooks::perform::Request;
 use crate::parts::write_parts;
+use crate::volume_snapshots;
 
 /// Does what `plan` says, and says in it what could not be done and never will.
 ///
@@ -57,6 +59,20 @@ pub async fn apply(
                 }
                 Err(ExecutorError::Reconcile(error)) => return Err(error),
             },
+            Action::ChooseWay => {
+                let (repository, labels) = (seen.repository.as_deref(), observed.namespace_labels);
+                executor::at_start::decide(session, repository, labels, &observed.hosts, context).await?;
+            }
+            Action::Inject => match inject(plan, observed, seen, context).await {
+                Ok(()) => {}
+                Err(ExecutorError::Reconcile(error)) => return Err(error),
+                Err(error) => executor_failed(plan, &error.to_string(), context.now()),
+            },
+            Action::Withdraw => executor::at_start::withdraw(session, context).await?,
+            Action::Elect(elections) => {
+                let Way::AtStart(orders) = &observed.way else { continue };
+                executor::at_start::write_elections(session, &at_start::elect(orders, &elections), context).await?;
+            }
             Action::StopJobs(jobs) => {
                 for name in jobs {
                     stop(session, &name, context).await?;
@@ -65,6 +81,12 @@ pub async fn apply(
         }
     }
     Ok(())
+}
+
+async fn inject(plan: &Plan, observed: &Observed<'_>, seen: &Seen, context: &Context) -> Result<(), ExecutorError> {
+    let Way::AtStart(orders) = &observed.way else { return Ok(()) };
+    let deadline = plan.status.session_deadline.as_ref().map(|deadline| deadline.0.as_second());
+    executor::at_start::inject(observed.session, seen.repository.as_deref(), orders, deadline, context).await
 }
 
 async fn stop(session: &RestoreSession, name: &str, context: &Context) -> Result<(), ReconcileError> {
@@ -81,6 +103,9 @@ async fn start(session: &RestoreSession, seen: &Seen, host: &Host, context: &Con
     if attach::is_wanted(session) {
         return attach_claims(session, host, context).await;
     }
+    if snapshotter::is_wanted(session) {
+        return fill_claims(session, host, context).await;
+    }
     let made = make_claims(session, host, context).await?;
     executor::restore::start(session, seen.repository.as_deref(), host, &made, context).await
 }
@@ -94,6 +119,19 @@ async fn attach_claims(session: &RestoreSession, host: &Host, context: &Context)
     let all = all.map_err(|error| ReconcileError::of(what(), error))?;
     let class = &context.options.storage_class;
     let wanted = attach::claims(session, &host.name, host.ordinal, class, &all.items).map_err(ExecutorError::Host)?;
+    create_claims(session, wanted, context).await.map(drop)
+}
+
+/// Makes the claim of a host that the storage fills from a VolumeSnapshot.
+async fn fill_claims(session: &RestoreSession, host: &Host, context: &Context) -> Result<(), ExecutorError> {
+    let wanted = snapshotter::of_host(session, host).map_err(ExecutorError::Host)?;
+    let namespace = session.namespace().unwrap_or_default();
+    for name in wanted.iter().filter_map(snapshotter::source) {
+        // Without it the claim would wait for ever.
+        if !volume_snapshots::exists(&namespace, name, context).await? {
+            return Err(ExecutorError::Host(format!("VolumeSnapshot {namespace}/{name} does not exist")));
+        }
+    }
     create_claims(session, wanted, context).await.map(drop)
 }
 
@@ -121,11 +159,9 @@ async fn create_claims(
                 let found = api.get(&name).await;
                 found.map_err(|error| ReconcileError::of(format!("look up PersistentVolumeClaim {name}"), error))?
             }
-            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
-                let why = format!("Failed to create PersistentVolumeClaim {name}: {}", status.message);
-                return Err(ExecutorError::Host(why));
-            }
-            made => made.map_err(|error| ReconcileError::of(format!("create PersistentVolumeClaim {name}"), error))?,
+            made => made.map_err(|error| {
+                executor::not_taken(&format!("create PersistentVolumeClaim {name}"), error, ExecutorError::Host)
+            })?,
         };
         if !claims::is_made_by(&made, session) {
             return Err(ExecutorError::Host(format!(

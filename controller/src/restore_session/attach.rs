@@ -223,10 +223,10 @@ pub fn work(claims: &[Option<PersistentVolumeClaim>], took: String) -> Work<Host
     let phase = |claim: &PersistentVolumeClaim| claim.status.as_ref().and_then(|status| status.phase.clone());
     if let Some(lost) = claims.iter().flatten().find(|claim| phase(claim).as_deref() == Some("Lost")) {
         let error = Some(format!("PersistentVolumeClaim {} has lost its volume", lost.name_any()));
-        return Work::Reported(HostOutcome { error, duration: Some(took) });
+        return Work::Reported(HostOutcome { error, duration: Some(took), ..HostOutcome::default() });
     }
     if claims.iter().flatten().all(|claim| phase(claim).as_deref() == Some("Bound")) {
-        return Work::Reported(HostOutcome { error: None, duration: Some(took) });
+        return Work::Reported(HostOutcome { duration: Some(took), ..HostOutcome::default() });
     }
     Work::Running
 }

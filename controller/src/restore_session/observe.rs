@@ -1,6 +1,7 @@
 //! Gathers what a restore's plan is made from: from the stores, and from the API server where a store may be behind.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +9,17 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::api::events::v1::Event;
-use kube::ResourceExt as _;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::ListParams;
+use kube::{Api, ResourceExt as _};
 use stash_crds::{Repository, RestoreSession};
 
+use super::at_start::{self, Way};
 use super::phase::is_final;
 use super::plan::{Host, Observed};
 use super::report::{self, HostOutcome};
 use super::validate::{Destination, destination};
-use super::{attach, claims};
+use super::{attach, claims, snapshotter};
 use crate::backup_configuration::plan::TargetState;
 use crate::backup_configuration::validate::{Target, TargetKind};
 use crate::backup_session::outcome::Work;
@@ -28,6 +31,7 @@ use crate::hooks::Point;
 use crate::jobs::{self, Ended, ended};
 use crate::names;
 use crate::parts::parts_of;
+use crate::progress;
 use crate::secrets::Known;
 use crate::stores::{as_ref_of, restored_from};
 use crate::workload::Workload;
@@ -45,7 +49,11 @@ pub struct Seen {
     jobs: BTreeMap<String, Work<HostOutcome>>,
     without_secret: BTreeSet<String>,
     secret_again: Option<Timestamp>,
-    unbound: BTreeMap<String, String>,
+    waits: BTreeMap<String, String>,
+    way: Way,
+    is_injected: bool,
+    elections: BTreeMap<String, String>,
+    progress: Option<String>,
     hooks: Hooks,
 }
 
@@ -62,35 +70,59 @@ pub async fn observe(session: &RestoreSession, context: &Context) -> Result<Seen
     let labels = stores.namespaces.get(&as_ref_of(&namespace, None));
     let status = session.status.clone().unwrap_or_default();
     let is_over = is_final(status.phase.as_ref()) || session.metadata.deletion_timestamp.is_some();
-    let (target, hosts) = if is_over { (TargetState::Found, Vec::new()) } else { hosts(session, context).await? };
-    let (mut jobs, mut unbound) = (BTreeMap::new(), BTreeMap::new());
-    if status.total_hosts.is_some() && !is_over {
-        for host in hosts.iter().filter(|_| attach::is_wanted(session)) {
+    let Restored { state: target, hosts, workload } =
+        if is_over { Restored::of(TargetState::Found, Vec::new()) } else { look_up(session, context).await? };
+    let (mut jobs, mut waits) = (BTreeMap::new(), BTreeMap::new());
+    let way = way(session, context);
+    let (mut is_injected, mut elections, mut pods_at_work) = (true, BTreeMap::new(), Vec::new());
+    if let Way::AtStart(orders) = &way {
+        if status.total_hosts.is_some() && !is_over {
+            let pods = match &workload {
+                Some(workload) => workload.pods(&namespace, &context.client).await?,
+                None => Vec::new(),
+            };
+            is_injected = workload.is_some_and(|workload| at_start::is_injected(&workload, &orders.session));
+            let looked = at_start::look(orders, &hosts, &pods);
+            pods_at_work = looked.at_work;
+            (jobs, waits, elections) = (looked.work, looked.waits, looked.elections);
+        }
+    } else if status.total_hosts.is_some() && !is_over {
+        for host in hosts.iter().filter(|_| snapshotter::is_by_claims(session)) {
             let (work, why) = attached(session, host, context).await?;
             jobs.insert(host.job.clone(), work);
-            unbound.extend(why.map(|why| (host.name.clone(), why)));
+            waits.extend(why.map(|why| (host.name.clone(), why)));
         }
-        for host in hosts.iter().filter(|_| !attach::is_wanted(session)) {
-            jobs.insert(host.job.clone(), work(session, &host.job, context).await?);
+        for host in hosts.iter().filter(|_| !snapshotter::is_by_claims(session)) {
+            let work = work(session, &host.job, context).await?;
+            if work == Work::Running {
+                pods_at_work.extend(pods_of(&host.job, &namespace, context));
+            }
+            jobs.insert(host.job.clone(), work);
         }
     }
-    let at_work = jobs.iter().filter(|(_, work)| **work == Work::Running).map(|(job, _)| job.clone());
+    let progress = progress::text(&progress::ask(&pods_at_work).await);
+    let has_jobs = !matches!(way, Way::AtStart(_));
+    let at_work = jobs.iter().filter(|(_, work)| has_jobs && **work == Work::Running).map(|(job, _)| job.clone());
     let (without_secret, secret_again) =
         jobs::due(at_work, |job| jobs::secret_due(&as_ref_of(job, Some(&namespace)), context));
     let uid = session.metadata.uid.as_deref().unwrap_or_default();
-    let progress = |point| context.hooks.progress(uid, point);
+    let of_hook = |point| context.hooks.progress(uid, point);
     Ok(Seen {
         without_secret,
         secret_again,
         secret,
         namespace_labels: labels.map(|namespace| namespace.labels().clone()).unwrap_or_default(),
-        hooks: Hooks { pre: progress(Point::PreRestore), post: progress(Point::PostRestore) },
+        hooks: Hooks { pre: of_hook(Point::PreRestore), post: of_hook(Point::PostRestore) },
         rival: if status.total_hosts.is_none() && !is_over { rival(session, context) } else { None },
         repository,
         target,
         hosts,
         jobs,
-        unbound,
+        waits,
+        way,
+        is_injected,
+        elections,
+        progress,
     })
 }
 
@@ -109,10 +141,26 @@ impl Seen {
             without_secret: self.without_secret.clone(),
             secret_again: self.secret_again,
             jobs: self.jobs.clone(),
-            unbound: self.unbound.clone(),
+            waits: self.waits.clone(),
+            way: self.way.clone(),
+            is_injected: self.is_injected,
+            elections: self.elections.clone(),
+            progress: self.progress.clone(),
             hooks: self.hooks.clone(),
             addresses: &context.options.addresses,
         }
+    }
+}
+
+/// Returns how the hosts of a session are restored.
+fn way(session: &RestoreSession, context: &Context) -> Way {
+    let begun = session.status.as_ref().is_some_and(|status| status.total_hosts.is_some());
+    match at_start::decided(session) {
+        Way::Undecided if begun || snapshotter::is_by_claims(session) || !context.options.restore_at_start => Way::Jobs,
+        Way::Undecided if !matches!(destination(session), Ok(Destination::Target(target)) if at_start::key_of(target.kind).is_some()) => {
+            Way::Jobs
+        }
+        way => way,
     }
 }
 
@@ -136,8 +184,21 @@ fn rival(session: &RestoreSession, context: &Context) -> Option<String> {
     context.stores.restores.find(goes_first).map(|other| other.name_any())
 }
 
-/// Returns the hosts of the target: how many there are is decided when the session begins.
-async fn hosts(session: &RestoreSession, context: &Context) -> Result<(TargetState, Vec<Host>), ReconcileError> {
+/// What is restored into.
+struct Restored {
+    state: TargetState,
+    hosts: Vec<Host>,
+    workload: Option<Workload>,
+}
+
+impl Restored {
+    fn of(state: TargetState, hosts: Vec<Host>) -> Self {
+        Self { state, hosts, workload: None }
+    }
+}
+
+/// Looks up what is restored into: how many hosts there are is decided when the session begins.
+async fn look_up(session: &RestoreSession, context: &Context) -> Result<Restored, ReconcileError> {
     let target = session.spec.target.clone().unwrap_or_default();
     let (name, alias) = (session.name_any(), target.alias.as_deref());
     let one = || Host { name: names::host(alias), job: names::restore_job(&name, None), ..Host::default() };
@@ -148,26 +209,30 @@ async fn hosts(session: &RestoreSession, context: &Context) -> Result<(TargetSta
         part: None,
     };
     let wanted = match destination(session) {
+        Ok(Destination::Claims) if snapshotter::is_wanted(session) => {
+            return Ok(Restored::of(TargetState::Found, snapshotter::hosts(session)));
+        }
         Ok(Destination::Claims) => {
             let hosts = match target.replicas {
                 Some(replicas) => (0..usize::try_from(replicas).unwrap_or(0)).map(replica).collect(),
                 None => vec![one()],
             };
-            return Ok((TargetState::Found, hosts));
+            return Ok(Restored::of(TargetState::Found, hosts));
         }
         Ok(Destination::Target(wanted)) => wanted,
         // What it is was said; nothing is looked up.
-        Err(_) => return Ok((TargetState::Found, vec![one()])),
+        Err(_) => return Ok(Restored::of(TargetState::Found, vec![one()])),
     };
     let namespace = session.namespace().unwrap_or_default();
     let begun = session.status.as_ref().and_then(|status| status.total_hosts);
     if wanted.kind == TargetKind::Claim {
         let exists = begun.is_some() || claim_exists(&wanted, &namespace, context).await?;
-        return Ok((if exists { TargetState::Found } else { TargetState::Missing }, vec![one()]));
+        return Ok(Restored::of(if exists { TargetState::Found } else { TargetState::Missing }, vec![one()]));
     }
     let found = Workload::find(&wanted, &namespace, &context.client).await?;
     let state = if found.is_some() || begun.is_some() { TargetState::Found } else { TargetState::Missing };
-    let workload = found.unwrap_or_default();
+    let unknown = Workload::default();
+    let workload = found.as_ref().unwrap_or(&unknown);
     let hosts = match wanted.kind {
         TargetKind::StatefulSet => {
             let replicas = begun.or(target.replicas).or(workload.replicas).unwrap_or(0);
@@ -192,7 +257,7 @@ async fn hosts(session: &RestoreSession, context: &Context) -> Result<(TargetSta
         }
         _ => vec![one()],
     };
-    Ok((state, hosts))
+    Ok(Restored { state, hosts, workload: found })
 }
 
 async fn claim_exists(target: &Target, namespace: &str, context: &Context) -> Result<bool, ReconcileError> {
@@ -203,6 +268,15 @@ async fn claim_exists(target: &Target, namespace: &str, context: &Context) -> Re
     let found = context.api::<PersistentVolumeClaim>(namespace).get_opt(name).await;
     let found = found.map_err(|error| ReconcileError::of(format!("look up PersistentVolumeClaim {name}"), error))?;
     Ok(found.is_some())
+}
+
+/// Returns the addresses of the pods of a Job that run.
+fn pods_of(job: &str, namespace: &str, context: &Context) -> Vec<IpAddr> {
+    let is_of_job = |pod: &Pod| {
+        let named = pod.labels().get("batch.kubernetes.io/job-name").is_some_and(|name| name == job);
+        named && pod.namespace().as_deref() == Some(namespace)
+    };
+    context.stores.pods.state_filter(is_of_job).iter().filter_map(|pod| at_start::address(pod)).collect()
 }
 
 /// Returns how far the Job of a host is.
@@ -240,7 +314,7 @@ async fn attached(
     context: &Context,
 ) -> Result<(Work<HostOutcome>, Option<String>), ReconcileError> {
     // What cannot be made was refused before.
-    let wanted = claims::claims(session, host.ordinal).unwrap_or_default();
+    let wanted = snapshotter::of_host(session, host).unwrap_or_default();
     let namespace = session.namespace().unwrap_or_default();
     let mut found = Vec::new();
     for claim in &wanted {
@@ -255,6 +329,14 @@ async fn attached(
     let took = Duration::try_from(now.duration_since(made.min().unwrap_or(now))).unwrap_or_default();
     let work = attach::work(&found, go_duration::format_rounded(took));
     let Some(waits) = attach::waiting(&found).next().filter(|_| work == Work::Running) else { return Ok((work, None)) };
+    if snapshotter::is_wanted(session) {
+        let class = waits.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).unwrap_or_default();
+        let found = if class.is_empty() { None } else { storage_class(class, context).await? };
+        let work = snapshotter::waits(waits, found.as_ref(), took);
+        if work != Work::Running {
+            return Ok((work, None));
+        }
+    }
     let uid = waits.metadata.uid.as_deref().unwrap_or_default();
     let fields = ListParams::default().fields(&format!("regarding.uid={uid},type=Warning"));
     let events = context.api::<Event>(&namespace).list(&fields).await;
@@ -262,6 +344,11 @@ async fn attached(
     let events = events.map_err(|error| ReconcileError::of(what(), error))?;
     let why = attach::why(waits, &events.items);
     Ok((work, Some(why)))
+}
+
+async fn storage_class(name: &str, context: &Context) -> Result<Option<StorageClass>, ReconcileError> {
+    let found = Api::<StorageClass>::all(context.client.clone()).get_opt(name).await;
+    found.map_err(|error| ReconcileError::of(format!("look up StorageClass {name}"), error))
 }
 
 /// As [`ended`], but a pod that was taken away is followed by another while the Job is not done.

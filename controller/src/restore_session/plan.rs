@@ -12,9 +12,10 @@ use stash_crds::conditions as aspects;
 use stash_crds::restore_session::RestoreSessionStatus;
 use stash_crds::{Repository, RestoreSession, names as labels, reasons};
 
+use super::at_start::Way;
 use super::report::HostOutcome;
 use super::validate::{self, Destination};
-use super::{phase, rules};
+use super::{phase, rules, snapshotter};
 use crate::backup_configuration::plan::TargetState;
 use crate::backup_configuration::validate::TargetKind;
 use crate::backup_session::outcome::Work;
@@ -81,8 +82,16 @@ pub struct Observed<'a> {
     pub secret_again: Option<Timestamp>,
     /// The Jobs of the hosts, by name; of a host without one how far its claims are.
     pub jobs: BTreeMap<String, Work<HostOutcome>>,
-    /// Of hosts whose claims are not bound: which claim waits, and what is said of it.
-    pub unbound: BTreeMap<String, String>,
+    /// What hosts wait for that no Job restores: which claim is not bound, which pod has not begun.
+    pub waits: BTreeMap<String, String>,
+    /// How hosts are restored.
+    pub way: Way,
+    /// Whether the workload has the init container, if they are restored by one.
+    pub is_injected: bool,
+    /// The pods that are to restore hosts, and are not written down: uids, by the hosts' keys.
+    pub elections: BTreeMap<String, String>,
+    /// How far those are together that copy, if they say it.
+    pub progress: Option<String>,
     /// How far the hooks are, as far as this process knows.
     pub hooks: Hooks,
     /// Which servers hooks must not ask.
@@ -102,6 +111,14 @@ pub enum Action {
     MakeClaims(Host),
     /// Makes the claims of a host and, where they are copied into, its Job.
     StartRestore(Host),
+    /// Decides how a workload is restored, and writes it down.
+    ChooseWay,
+    /// Puts the init container into the workload.
+    Inject,
+    /// Takes it out.
+    Withdraw,
+    /// Writes down which pods restore their hosts: uids, by the hosts' keys.
+    Elect(BTreeMap<String, String>),
     /// Deletes Jobs that are not done.
     StopJobs(Vec<String>),
 }
@@ -113,7 +130,7 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// The status after it.
     pub status: RestoreSessionStatus,
-    /// Whether the finalizer, which Stash set, is taken off.
+    /// Whether the finalizer is taken off, which Stash sets, and we where a workload was changed.
     pub release: bool,
     /// When to look again.
     pub requeue: Option<Duration>,
@@ -145,6 +162,9 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
     let mut quiet = Plan { actions: Vec::new(), status: old.clone(), release: false, requeue: None };
     if meta.deletion_timestamp.is_some() {
         quiet.release = meta.finalizers.iter().flatten().any(|finalizer| finalizer == labels::INVOKER_FINALIZER);
+        if quiet.release && matches!(observed.way, Way::AtStart(_)) {
+            quiet.actions.push(Action::Withdraw);
+        }
         return quiet;
     }
     if phase::is_final(old.phase.as_ref()) {
@@ -193,6 +213,10 @@ impl Draft<'_> {
             self.plan.actions.push(Action::WriteParts(parts));
             return;
         }
+        if self.observed.way == Way::Undecided {
+            self.plan.actions.push(Action::ChooseWay);
+            return;
+        }
         self.plan.status.total_hosts = Some(i32::try_from(self.observed.hosts.len()).unwrap_or(i32::MAX));
         let time_out = self.observed.session.spec.time_out.as_deref().and_then(|text| go_duration::parse(text).ok());
         let deadline = time_out.and_then(|time_out| SignedDuration::try_from(time_out).ok());
@@ -209,6 +233,8 @@ impl Draft<'_> {
         let destination = validate::destination(session);
         let reference = session.spec.repository.clone().unwrap_or_default();
         let mut conditions = Conditions::new(&mut self.plan.status.conditions, session.metadata.generation, self.now);
+        // The cluster's storage has what is restored: there is no Repository.
+        let reads_repository = !snapshotter::is_wanted(session);
         let used = Used {
             reference: &reference,
             repository: observed.repository,
@@ -216,7 +242,7 @@ impl Draft<'_> {
             own,
             namespace_labels: observed.namespace_labels,
         };
-        if !used.say(&mut conditions, &mut problems) {
+        if reads_repository && !used.say(&mut conditions, &mut problems) {
             return false;
         }
         if let Ok(Destination::Target(target)) = &destination
@@ -253,7 +279,7 @@ impl Draft<'_> {
 
     /// Whether a rule is for a host.
     fn has_rule(&self, host: &Host) -> bool {
-        rules::of(self.observed.session, &host.name).is_some()
+        snapshotter::is_wanted(self.observed.session) || rules::of(self.observed.session, &host.name).is_some()
     }
 }
 

@@ -13,6 +13,8 @@ pub struct HostOutcome {
     pub error: Option<String>,
     /// How long it took, as Go writes it.
     pub duration: Option<String>,
+    /// Whether it cannot be told how it will end.
+    pub is_unknown: bool,
 }
 
 /// Reads the report of a Job that restored a host.
@@ -34,6 +36,7 @@ pub fn host(message: &str) -> Work<HostOutcome> {
             [said(error)].into_iter().chain(names).collect::<Vec<String>>().join("; ")
         }),
         duration: Some(go_duration::format(duration(report.duration_seconds))),
+        is_unknown: false,
     })
 }
 
@@ -46,7 +49,10 @@ mod tests {
     #[test]
     fn test_reports_of_hosts() {
         let well = json!({"durationSeconds": 1.5, "outcome": {"restore": {"restored": 3}}}).to_string();
-        assert_eq!(host(&well), Work::Reported(HostOutcome { error: None, duration: Some("1.5s".to_owned()) }));
+        assert_eq!(
+            host(&well),
+            Work::Reported(HostOutcome { duration: Some("1.5s".to_owned()), ..HostOutcome::default() })
+        );
         let failed = json!({"count": 1, "names": ["/data/a: no\nroom"]});
         let partly = json!({"error": {"code": "partly-restored", "message": "1 entry"}, "outcome": {"restore": {"failed": failed}}});
         let Work::Reported(outcome) = host(&partly.to_string()) else { panic!("it is a report") };

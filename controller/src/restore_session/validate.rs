@@ -7,7 +7,7 @@ use stash_crds::target::{Driver, Rule};
 use stash_proto::job::args::parse_restore;
 use stash_proto::job::{JobSpec, JobTask, RepositoryAccess, RestoreTask, VERSION};
 
-use super::{attach, claims, rules};
+use super::{attach, claims, rules, snapshotter};
 use crate::backup_configuration::validate::{self, Target, TargetKind};
 use crate::hooks::Point;
 use crate::hooks::call::acts_on_pods;
@@ -45,18 +45,17 @@ pub fn problems(session: &RestoreSession, addresses: &AddressRule) -> Vec<String
     let spec = &session.spec;
     let mut problems = Vec::new();
     match &spec.driver {
-        Driver::Restic => {}
-        Driver::VolumeSnapshotter => {
-            problems.push("spec.driver: restores by VolumeSnapshotter are not supported yet".to_owned());
-        }
-        other => problems.push(format!("spec.driver: {other} is not known; Restic is")),
+        Driver::Restic | Driver::VolumeSnapshotter => {}
+        other => problems.push(format!("spec.driver: {other} is not known; Restic and VolumeSnapshotter are")),
     }
     match &spec.strategy {
         None | Some(RestoreStrategy::Copy | RestoreStrategy::Attach | RestoreStrategy::Overlay) => {}
         Some(other) => problems.push(format!("spec.strategy: {other} is not known; Copy, Attach and Overlay are")),
     }
     let destination = destination(session);
-    if let Err(problem) = &destination {
+    if let Err(problem) = &destination
+        && !snapshotter::is_wanted(session)
+    {
         problems.push(problem.clone());
     }
     let task = spec.task.as_ref().and_then(|task| task.name.as_deref()).unwrap_or_default();
@@ -75,9 +74,14 @@ pub fn problems(session: &RestoreSession, addresses: &AddressRule) -> Vec<String
         }
     }
     problems.extend(claims::problems(session));
-    problems.extend(attach::problems(session));
-    problems.extend(mount_problems(session, destination.ok().as_ref()));
-    problems.extend(rule_problems(session));
+    if snapshotter::is_wanted(session) {
+        // No file is read, so rules and mounts say nothing.
+        problems.extend(snapshotter::problems(session));
+    } else {
+        problems.extend(attach::problems(session));
+        problems.extend(mount_problems(session, destination.ok().as_ref()));
+        problems.extend(rule_problems(session));
+    }
     if let Some(Err(problem)) = spec.time_out.as_deref().map(go_duration::parse) {
         problems.push(format!("spec.timeOut: {problem}"));
     }
@@ -181,7 +185,8 @@ mod tests {
             (with(json!({"rules": [{"snapshots": ["0a1b2c3d"]}]}), json!({"rules": []})), ""),
             (with(json!({}), json!({"ref": deployment, "volumeMounts": mounts})), ""),
             (with(json!({}), json!({"ref": null, "volumeClaimTemplates": template, "volumeMounts": mounts})), ""),
-            (with(json!({"driver": "VolumeSnapshotter"}), json!({})), "spec.driver: restores by VolumeSnapshotter"),
+            (with(json!({"driver": "VolumeSnapshotter"}), json!({})), "spec.target.volumeClaimTemplates: the driver"),
+            (with(json!({"driver": "Rsync"}), json!({})), "spec.driver: Rsync is not known"),
             (with(json!({"strategy": "Attach"}), json!({})), "spec.strategy: Attach makes claims"),
             (with(json!({"strategy": "Overlay"}), json!({})), "spec.strategy: Overlay makes claims"),
             (with(json!({"strategy": "Instant"}), json!({})), "spec.strategy: Instant is not known"),

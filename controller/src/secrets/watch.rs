@@ -13,41 +13,12 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::{Known, NamedSecrets};
+use crate::pauses::Pauses;
 
 /// How long the Role that gives the right is waited for before the Secret is asked for without it.
 const ROLE_WAIT: Duration = Duration::from_secs(10);
 /// How long nothing is said of a Secret that cannot be looked at: the right may be given at this moment.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// The first and the longest pause after a try that failed. A new right is known to the API server after milliseconds.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-
-/// Pauses between tries that fail, each twice as long as the one before.
-#[derive(Debug)]
-struct Pauses {
-    next: Duration,
-}
-
-impl Default for Pauses {
-    fn default() -> Self {
-        Self { next: PAUSES.0 }
-    }
-}
-
-impl Pauses {
-    fn take(&mut self) -> Duration {
-        let pause = self.next;
-        self.next = (pause * 2).min(PAUSES.1);
-        pause
-    }
-
-    /// Waits, but for the news that it is worth a try.
-    async fn rest(&mut self, retry: &Notify) {
-        if timeout(self.take(), retry.notified()).await.is_ok() {
-            *self = Self::default();
-        }
-    }
-}
-
 /// Watches a Secret until it is aborted, and calls `changed` whenever something else is known of it. `is_granted` tells whether the
 /// right to it has been seen; `retry` tells when it came.
 pub async fn watch(
@@ -103,17 +74,5 @@ pub async fn watch(
                 pauses.rest(&retry).await;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn test_pauses_grow_and_are_bounded() {
-        let mut pauses = Pauses::default();
-        let taken: Vec<u128> = (0..11).map(|_| pauses.take().as_millis()).collect();
-        assert_eq!(taken, [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000, 30_000]);
     }
 }

@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource as _, ResourceExt as _};
@@ -24,7 +24,7 @@ use super::state::{Listed, State};
 use super::{Meta, apply, is_held, object, plan};
 use crate::access::{self, Door, Way, is_read_by_pods};
 use crate::backup_session::observe::{is_looked_after, repository_key};
-use crate::context::{Context, MANAGER};
+use crate::context::Context;
 use crate::errors::{ReconcileError, is_not_found};
 use crate::executor::{self, ExecutorError};
 use crate::jobs::{self, JobRequest, LocalRepository, Progress, Purpose};
@@ -384,7 +384,7 @@ async fn carry_out(
     if plan.confirmation_is_used {
         let none: Patch<Value> =
             Patch::Merge(json!({ "metadata": { "annotations": { labels::CONFIRM_FORGET_ANNOTATION: null } } }));
-        let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let parameters = Context::patch_parameters();
         let patched = context.api::<Repository>(&namespace).patch(&repository.name_any(), &parameters, &none).await;
         patched.map_err(|error| ReconcileError::of("take the confirmation back", error))?;
         context.mirrors.change(&ObjectRef::from_obj(repository), |state| {

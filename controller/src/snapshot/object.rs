@@ -238,6 +238,15 @@ mod tests {
     }
 
     #[test]
+    fn test_who_looks_for_the_snapshots_of_a_repository_finds_them() {
+        for name in ["r".to_owned(), format!("{}.{}", "a".repeat(40), "b".repeat(40)), "-".repeat(3) + "r"] {
+            let made = object(&repository(&name, json!({})), "x", &snapshot(json!({"hostname": "h"})));
+            let written = made["metadata"]["labels"]["repository"].as_str().unwrap();
+            assert_eq!(stash_crds::labels::snapshots_of(&name), format!("repository={written}"));
+        }
+    }
+
+    #[test]
     fn test_values_of_labels() {
         let long = "a".repeat(70);
         for (text, expected) in [

@@ -7,12 +7,13 @@ use stash_crds::backup_session::{
     SEND_REPOSITORY_METRICS, VERIFY_REPOSITORY_INTEGRITY,
 };
 use stash_crds::reference::TargetRef;
-use stash_crds::{BackupConfiguration, conditions as aspects, reasons};
+use stash_crds::{BackupConfiguration, BackupSession, conditions as aspects, reasons};
 
 use super::{
     Action, BackendState, Draft, INITIALIZING_BACKEND_REPOSITORY, WAIT, WAIT_FOR_INVOKER, is_ready, is_settled,
 };
 use crate::backup_session::history;
+use crate::backup_session::phase::is_final;
 use crate::go_duration;
 use crate::plan::until;
 
@@ -30,7 +31,7 @@ impl Draft<'_> {
         if !is_ready(invoker) {
             return self.skip(&format!("{} {} is not ready", session.spec.invoker.kind, session.spec.invoker.name));
         }
-        let running = |other: &&&stash_crds::BackupSession| history::phase(other) == Some(&BackupSessionPhase::Running);
+        let running = |other: &&&BackupSession| history::phase(other) == Some(&BackupSessionPhase::Running);
         if let Some(other) = self.observed.siblings.iter().find(running) {
             let name = other.metadata.name.clone().unwrap_or_default();
             return self.skip(&format!("BackupSession {name} of the same invoker is running"));
@@ -44,12 +45,21 @@ impl Draft<'_> {
         self.begin(invoker);
     }
 
-    /// Whether a session of another configuration on the same target goes first: one that runs, or is older.
+    /// Whether another session on the same target goes first: an older one, or one of another configuration that runs.
     fn has_to_wait(&self) -> bool {
         let session = self.observed.session;
-        self.observed.rivals.iter().any(|rival| {
-            history::phase(rival) == Some(&BackupSessionPhase::Running) || history::by_age(rival, session).is_lt()
-        })
+        let is_older = |other: &BackupSession| history::by_age(other, session).is_lt();
+        // Of two that have not begun both would find none that runs.
+        let elder = self.observed.siblings.iter().any(|sibling| {
+            let waits = !is_final(history::phase(sibling)) && sibling.metadata.deletion_timestamp.is_none();
+            waits && is_older(sibling)
+        });
+        elder
+            || self
+                .observed
+                .rivals
+                .iter()
+                .any(|rival| history::phase(rival) == Some(&BackupSessionPhase::Running) || is_older(rival))
     }
 
     fn skip(&mut self, why: &str) {

@@ -249,7 +249,7 @@ type Change = fn(&mut World);
 #[test]
 fn test_sessions_that_do_not_begin() {
     let running = || session("other", -5, json!({"phase": "Running"}));
-    let cases: [(&str, Change, &str, Option<u64>); 12] = [
+    let cases: [(&str, Change, &str, Option<u64>); 16] = [
         ("no invoker", |w| w.invoker = None, "Skipped", None),
         ("invoker not seen", |w| w.invoker.as_mut().unwrap().metadata.generation = Some(2), "Pending", Some(1)),
         ("invoker new", |w| w.invoker.as_mut().unwrap().status = None, "Pending", Some(1)),
@@ -261,7 +261,24 @@ fn test_sessions_that_do_not_begin() {
         ),
         ("paused", |w| w.invoker.as_mut().unwrap().spec.paused = true, "Running", None),
         ("sibling done", |w| w.siblings = vec![session("s", -5, json!({"phase": "Failed"}))], "Running", None),
-        ("sibling waits", |w| w.siblings = vec![session("s", -5, json!({}))], "Running", None),
+        ("older sibling waits", |w| w.siblings = vec![session("s", -5, json!({}))], "Pending", Some(5)),
+        (
+            "sibling of the same second waits",
+            |w| w.siblings = vec![session("a", 0, json!({"phase": "Pending"}))],
+            "Pending",
+            Some(5),
+        ),
+        ("younger sibling waits", |w| w.siblings = vec![session("s", 5, json!({}))], "Running", None),
+        (
+            "older sibling goes",
+            |w| {
+                w.siblings = vec![session("s", -5, json!({}))];
+                w.siblings[0].metadata.deletion_timestamp = Some(Time(at(0)));
+            },
+            "Running",
+            None,
+        ),
+        ("sibling runs", |w| w.siblings = vec![session("s", -5, json!({"phase": "Running"}))], "Skipped", None),
         ("older rival", |w| w.rivals = vec![session("s", -5, json!({}))], "Pending", Some(5)),
         ("younger rival", |w| w.rivals = vec![session("s", 5, json!({}))], "Running", None),
         ("rival runs", |w| w.rivals = vec![session("s", 5, json!({"phase": "Running"}))], "Pending", Some(5)),
@@ -485,6 +502,33 @@ fn test_a_failed_session_is_tried_again() {
     assert_eq!(again.actions, [Action::CreateRetry { name, retry_left: 0 }]);
     assert_eq!((again.status.retried, phase_of(&again)), (Some(true), "Failed"));
     assert_eq!(world.step(999).actions, []);
+}
+
+#[test]
+fn test_a_retry_is_made_once() {
+    let mut world = World::started(json!({}));
+    world.job = Work::Reported(failure("x"));
+    world.step(60);
+    world.step(61);
+    let name = format!("nightly-{}", at(61).as_second());
+    let retry_of = |uid: &str| {
+        let mut retry = session(&name, 62, json!({}));
+        retry.metadata.annotations = Some([(RETRY_OF_ANNOTATION.to_owned(), uid.to_owned())].into());
+        retry
+    };
+    // It was made, and its status was not written: only that is done.
+    world.siblings = vec![retry_of("nightly-1")];
+    let plan = world.plan(62);
+    assert_eq!((&plan.actions[..], plan.status.retried), (&[][..], Some(true)));
+    // One that tries another session again takes the name only.
+    world.siblings = vec![retry_of("nightly-0")];
+    let name = format!("nightly-{}", at(62).as_second());
+    let plan = world.plan(62);
+    assert_eq!(plan.actions, [Action::CreateRetry { name, retry_left: 0 }]);
+    // Without a uid nothing is known.
+    world.session.metadata.uid = None;
+    world.siblings = vec![session("s", 62, json!({}))];
+    assert!(matches!(&world.plan(62).actions[..], [Action::CreateRetry { .. }]));
 }
 
 #[test]

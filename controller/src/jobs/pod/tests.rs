@@ -276,7 +276,16 @@ fn test_a_restore_that_mounts_its_snapshots_has_no_credentials() {
     let container = &pod["containers"][0];
     assert_eq!(
         container["command"],
-        json!(["stash-fs", "job", "--spec", "/var/run/stash-fs/job/job.json", "--report", "/dev/termination-log"])
+        json!([
+            "stash-fs",
+            "job",
+            "--spec",
+            "/var/run/stash-fs/job/job.json",
+            "--report",
+            "/dev/termination-log",
+            "--progress",
+            "[::]:8444"
+        ])
     );
     let names: Vec<&str> = pod["volumes"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["stash-job", "stash-tmp-dir", "stash-volume", "stash-snapshot-0", "stash-snapshot-1"]);

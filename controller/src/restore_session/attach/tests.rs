@@ -192,9 +192,9 @@ fn test_a_host_is_restored_when_its_claims_are_bound() {
     let claim = |phase: &str| -> Option<PersistentVolumeClaim> {
         Some(serde_json::from_value(json!({"metadata": {"name": "data-0"}, "status": {"phase": phase}})).unwrap())
     };
-    let bound = Work::Reported(HostOutcome { error: None, duration: Some("2s".to_owned()) });
+    let bound = Work::Reported(HostOutcome { duration: Some("2s".to_owned()), ..HostOutcome::default() });
     let lost = Some("PersistentVolumeClaim data-0 has lost its volume".to_owned());
-    let lost = Work::Reported(HostOutcome { error: lost, duration: Some("2s".to_owned()) });
+    let lost = Work::Reported(HostOutcome { error: lost, duration: Some("2s".to_owned()), ..HostOutcome::default() });
     for (claims, expected, waits) in [
         (vec![claim("Bound"), claim("Bound")], bound, 0),
         (vec![claim("Bound"), claim("Pending")], Work::Running, 1),

@@ -1,4 +1,5 @@
 use serde_json::{Value, json};
+use stash_crds::restore_session::RestorePhase;
 
 use super::*;
 use crate::hooks::perform::Outcome;
@@ -20,7 +21,11 @@ struct World {
     parts_are_written: bool,
     jobs: BTreeMap<String, Work<HostOutcome>>,
     without_secret: BTreeSet<String>,
-    unbound: BTreeMap<String, String>,
+    waits: BTreeMap<String, String>,
+    way: Way,
+    is_injected: bool,
+    elections: BTreeMap<String, String>,
+    progress: Option<String>,
     hooks: Hooks,
     told: Vec<Notice>,
 }
@@ -63,7 +68,11 @@ impl World {
             parts_are_written: false,
             jobs: BTreeMap::new(),
             without_secret: BTreeSet::new(),
-            unbound: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            way: Way::Jobs,
+            is_injected: true,
+            elections: BTreeMap::new(),
+            progress: None,
             hooks: Hooks::default(),
             told: Vec::new(),
         }
@@ -82,7 +91,11 @@ impl World {
             parts_are_written: self.parts_are_written,
             without_secret: self.without_secret.clone(),
             jobs: self.jobs.clone(),
-            unbound: self.unbound.clone(),
+            waits: self.waits.clone(),
+            way: self.way.clone(),
+            is_injected: self.is_injected,
+            elections: self.elections.clone(),
+            progress: self.progress.clone(),
             hooks: self.hooks.clone(),
             addresses: &AddressRule::default(),
         };
@@ -111,11 +124,15 @@ impl World {
 }
 
 fn well() -> Work<HostOutcome> {
-    Work::Reported(HostOutcome { error: None, duration: Some("1.5s".to_owned()) })
+    Work::Reported(HostOutcome { duration: Some("1.5s".to_owned()), ..HostOutcome::default() })
 }
 
 fn failing(why: &str) -> Work<HostOutcome> {
-    Work::Reported(HostOutcome { error: Some(why.to_owned()), duration: Some("2s".to_owned()) })
+    Work::Reported(HostOutcome {
+        error: Some(why.to_owned()),
+        duration: Some("2s".to_owned()),
+        ..HostOutcome::default()
+    })
 }
 
 fn phase_of(plan: &Plan) -> &str {
@@ -147,7 +164,8 @@ fn test_a_restore_from_its_beginning_to_its_end() {
     assert_eq!(said(&begun), all);
     assert_eq!((begun.status.total_hosts, begun.status.stats.len()), (Some(1), 0));
     assert_eq!(begun.status.session_deadline, Some(Time(at(3601))));
-    assert_eq!(begun.requeue, Some(Duration::from_secs(3600)));
+    // How far it is is asked for; the deadline comes later.
+    assert_eq!(begun.requeue, Some(Duration::from_secs(10)));
 
     world.set(Work::Running);
     let waiting = world.step(30);
@@ -443,7 +461,7 @@ fn attaching(more: Value) -> World {
 }
 
 fn bound() -> Work<HostOutcome> {
-    Work::Reported(HostOutcome { error: None, duration: Some("1s".to_owned()) })
+    Work::Reported(HostOutcome { duration: Some("1s".to_owned()), ..HostOutcome::default() })
 }
 
 #[test]
@@ -457,14 +475,14 @@ fn test_claims_that_are_the_snapshot_are_looked_at_until_they_are_bound() {
     assert_eq!(plan.actions, [Action::StartRestore(host("host-0"))]);
     assert_eq!((phase_of(&plan), plan.requeue), ("Running", Some(Duration::from_secs(1))));
     world.set(Work::Running);
-    world.unbound = BTreeMap::from([("host-0".to_owned(), "PersistentVolumeClaim data is not bound: no.".to_owned())]);
+    world.waits = BTreeMap::from([("host-0".to_owned(), "PersistentVolumeClaim data is not bound: no.".to_owned())]);
     let plan = world.step(2);
     assert_eq!((plan.actions.len(), plan.requeue), (0, Some(Duration::from_secs(1))));
     let said = find_message(&plan, aspects::RESTORE_EXECUTOR_ENSURED);
     assert_eq!(said, "Successfully ensured restore executor. PersistentVolumeClaim data is not bound: no.");
     assert!(world.told.is_empty());
     world.set(bound());
-    world.unbound.clear();
+    world.waits.clear();
     let plan = world.step(3);
     assert_eq!((phase_of(&plan), plan.status.stats[0].duration.as_deref()), ("Succeeded", Some("1s")));
 }
@@ -472,7 +490,7 @@ fn test_claims_that_are_the_snapshot_are_looked_at_until_they_are_bound() {
 #[test]
 fn test_claims_that_are_not_bound_in_time_or_are_gone_fail_their_host() {
     let mut world = attaching(json!({"timeOut": "10s"}));
-    world.unbound =
+    world.waits =
         BTreeMap::from([("host-0".to_owned(), "PersistentVolumeClaim data is not bound: denied.".to_owned())]);
     let plan = world.step(20);
     let error = plan.status.stats[0].error.as_deref();
@@ -487,4 +505,90 @@ fn test_claims_that_are_not_bound_in_time_or_are_gone_fail_their_host() {
 fn find_message<'a>(plan: &'a Plan, aspect: &str) -> &'a str {
     let said = crate::conditions::find(&plan.status.conditions, aspect).unwrap();
     said.message.as_deref().unwrap()
+}
+
+fn at_start() -> Way {
+    let source = json!({"mounted": {"snapshot": "0a".repeat(32), "root": "/snapshot/0", "paths": ["/data"]}});
+    let task = json!({"sources": [source], "mounts": ["/data"]});
+    let host = json!({"host": "host-0", "spec": {"version": 1, "task": {"restore": task}}});
+    let orders = json!({"version": 1, "session": "u", "by": "one", "hosts": {"one": host}}).to_string();
+    Way::AtStart(Box::new(stash_proto::job::AtStart::parse(&orders).unwrap()))
+}
+
+fn of_deployment(time_out: &str) -> World {
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
+    let mounts = json!([{"name": "data", "mountPath": "/data"}]);
+    let target = json!({"ref": deployment, "volumeMounts": mounts, "rules": [{"paths": ["/data"]}]});
+    World::new(json!({"target": target, "timeOut": time_out}))
+}
+
+#[test]
+fn test_a_workload_is_restored_when_its_pods_start() {
+    let mut world = of_deployment("10m");
+    world.way = Way::Undecided;
+    // How is decided and written down before anything is counted.
+    let plan = world.step(1);
+    assert_eq!((plan.actions, plan.status.total_hosts), (vec![Action::ChooseWay], None));
+    world.way = at_start();
+    let plan = world.step(2);
+    assert_eq!((plan.actions, plan.status.total_hosts), (vec![Action::Inject], Some(1)));
+    assert!(is_true(&plan.status.conditions, aspects::STASH_INIT_CONTAINER_INJECTED));
+    // A pod is chosen; what is waited for is said.
+    world.set(Work::Running);
+    world.elections = [("one".to_owned(), "pod-1".to_owned())].into();
+    world.waits = [("host-0".to_owned(), "host-0 waits for a pod that starts anew.".to_owned())].into();
+    let plan = world.step(3);
+    assert_eq!(plan.actions, [Action::Elect(world.elections.clone())]);
+    let said = plan.status.conditions.iter().find(|said| said.type_ == aspects::RESTORE_EXECUTOR_ENSURED).unwrap();
+    assert!(
+        said.message.as_deref().unwrap_or_default().ends_with("host-0 waits for a pod that starts anew."),
+        "{said:?}"
+    );
+    assert!(plan.requeue.is_some());
+    // Somebody took the init container out.
+    (world.elections, world.is_injected) = (BTreeMap::new(), false);
+    assert_eq!(world.step(4).actions, [Action::Inject]);
+    world.is_injected = true;
+    world.set(well());
+    let plan = world.step(5);
+    assert_eq!((plan.actions, plan.status.phase), (vec![], Some(RestorePhase::Succeeded)));
+    // It stays until the session goes, and goes before the finalizer.
+    assert_eq!(world.step(6).actions, []);
+    let meta = &mut world.session.metadata;
+    meta.deletion_timestamp = Some(Time(at(7)));
+    assert!(!world.plan(7).release && world.plan(7).actions.is_empty());
+    world.session.metadata.finalizers = Some(vec!["stash.appscode.com".to_owned()]);
+    let plan = world.plan(7);
+    assert_eq!((plan.release, plan.actions), (true, vec![Action::Withdraw]));
+}
+
+#[test]
+fn test_pods_that_take_too_long_are_named() {
+    let mut world = of_deployment("1m");
+    world.way = at_start();
+    world.step(1);
+    world.set(Work::Running);
+    world.waits = [("host-0".to_owned(), "host-0 waits for a pod that starts anew.".to_owned())].into();
+    world.step(2);
+    let plan = world.step(70);
+    assert_eq!(plan.status.phase, Some(RestorePhase::Failed));
+    let error = plan.status.stats[0].error.clone().unwrap();
+    assert_eq!(error, "Failed to complete restore within 1m. host-0 waits for a pod that starts anew.");
+}
+
+#[test]
+fn test_how_far_it_is_stands_in_the_status_until_it_is_done() {
+    let mut world = World::begun(json!({}));
+    assert_eq!(world.step(2).status.progress, None);
+    world.progress = Some("42% of 1.500 GiB, 2m10s left".to_owned());
+    let plan = world.step(12);
+    assert_eq!(
+        (plan.status.progress.as_deref(), plan.requeue),
+        (Some("42% of 1.500 GiB, 2m10s left"), Some(Duration::from_secs(10)))
+    );
+    // Nobody answers for a moment.
+    world.progress = None;
+    assert!(world.step(22).status.progress.is_some());
+    world.set(well());
+    assert_eq!(world.step(23).status.progress, None);
 }

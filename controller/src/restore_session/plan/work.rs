@@ -10,10 +10,15 @@ use crate::backup_session::outcome::Work;
 use crate::conditions::{find, is_false, is_true};
 use crate::go_duration;
 use crate::plan::{Notice, until};
-use crate::restore_session::attach;
+use crate::restore_session::at_start::Way;
+use crate::restore_session::snapshotter;
 
 /// How often claims are looked at that are to be bound.
 const LOOK_AT_CLAIMS: Duration = Duration::from_secs(1);
+/// How often those that copy are asked how far they are.
+const LOOK_AT_PROGRESS: Duration = Duration::from_secs(10);
+/// How often pods are looked at that restore.
+const LOOK_AT_PODS: Duration = Duration::from_secs(2);
 
 /// Reason of an event: a host was restored. Stash's.
 const HOST_RESTORE_SUCCEEDED: &str = "Host Restore Succeeded";
@@ -28,7 +33,7 @@ impl Draft<'_> {
         let began = find(&self.plan.status.conditions, aspects::RESTORE_EXECUTOR_ENSURED).is_some();
         if !began && !self.pre_hook_failed() && !self.is_late() {
             self.ensure_executor();
-            self.wait_for_claims();
+            self.wait_for_hosts();
             return self.wait_for_deadline();
         }
         let has_jobs = !is_false(&self.plan.status.conditions, aspects::RESTORE_EXECUTOR_ENSURED);
@@ -45,7 +50,12 @@ impl Draft<'_> {
             // Of several hosts, some may have a Job.
             self.stop();
         } else if !self.is_exceeded() && !self.pre_hook_failed() && !all_done {
-            self.wait_for_claims();
+            self.keep_at_start();
+            // What is not answered just now was true a moment ago.
+            if self.observed.progress.is_some() {
+                self.plan.status.progress.clone_from(&self.observed.progress);
+            }
+            self.wait_for_hosts();
             return self.wait_for_deadline();
         }
         // Also where the work died: what the hook before stopped has to go on.
@@ -75,17 +85,48 @@ impl Draft<'_> {
             });
             self.plan.actions.push(Action::MakeClaims(host));
         }
-        self.plan.actions.extend(ruled.into_iter().map(Action::StartRestore));
+        if matches!(self.observed.way, Way::AtStart(_)) {
+            self.inject();
+        } else {
+            self.plan.actions.extend(ruled.into_iter().map(Action::StartRestore));
+        }
         if self.observed.hosts.iter().all(|host| self.is_done(&host.name)) {
             self.wait(Duration::from_millis(1));
+        }
+    }
+
+    /// Has the init container put into the workload.
+    fn inject(&mut self) {
+        self.plan.actions.push(Action::Inject);
+        self.conditions().is(
+            aspects::STASH_INIT_CONTAINER_INJECTED,
+            reasons::INIT_CONTAINER_INJECTION_SUCCEEDED,
+            "Successfully injected init-container: pods restore their volumes when they start anew.",
+        );
+    }
+
+    /// Sees to it that the workload keeps its init container, and that each host has a pod that restores it.
+    fn keep_at_start(&mut self) {
+        if !matches!(self.observed.way, Way::AtStart(_)) {
+            return;
+        }
+        if !self.observed.is_injected {
+            // Somebody applied the workload as it was.
+            self.inject();
+        }
+        if !self.observed.elections.is_empty() {
+            self.plan.actions.push(Action::Elect(self.observed.elections.clone()));
         }
     }
 
     fn look_at(&mut self, host: &Host) {
         match self.observed.jobs.get(&host.job).cloned() {
             Some(Work::Reported(outcome)) => {
-                let phase =
-                    if outcome.error.is_some() { HostRestorePhase::Failed } else { HostRestorePhase::Succeeded };
+                let phase = match &outcome.error {
+                    _ if outcome.is_unknown => HostRestorePhase::Unknown,
+                    Some(_) => HostRestorePhase::Failed,
+                    None => HostRestorePhase::Succeeded,
+                };
                 self.push(HostRestoreStats {
                     hostname: Some(host.name.clone()),
                     phase: Some(phase),
@@ -100,9 +141,11 @@ impl Draft<'_> {
                     &format!("the Job was disrupted: {why}; another RestoreSession goes on where it ended"),
                 );
             }
-            Some(Work::Absent) | None if attach::is_wanted(self.observed.session) => {
+            Some(Work::Absent) | None if snapshotter::is_by_claims(self.observed.session) => {
                 self.fail(&host.name, "a claim of it was deleted");
             }
+            // There is none.
+            Some(Work::Absent) | None if matches!(self.observed.way, Way::AtStart(_)) => {}
             Some(Work::Absent) | None => self.fail(&host.name, "the Job was deleted"),
             Some(Work::Running) => {
                 if self.observed.without_secret.contains(&host.job) {
@@ -137,13 +180,14 @@ impl Draft<'_> {
         }
     }
 
-    /// Looks at claims again that are not bound, and says which and why.
-    fn wait_for_claims(&mut self) {
-        if !attach::is_wanted(self.observed.session) {
-            return;
+    /// Looks again at claims that are not bound and at pods that restore, and says what is waited for.
+    fn wait_for_hosts(&mut self) {
+        match &self.observed.way {
+            _ if snapshotter::is_by_claims(self.observed.session) => self.wait(LOOK_AT_CLAIMS),
+            Way::AtStart(_) => self.wait(LOOK_AT_PODS),
+            Way::Jobs | Way::Undecided => return self.wait(LOOK_AT_PROGRESS),
         }
-        self.wait(LOOK_AT_CLAIMS);
-        let waits: Vec<&str> = self.observed.unbound.values().map(String::as_str).collect();
+        let waits: Vec<&str> = self.observed.waits.values().map(String::as_str).collect();
         if !waits.is_empty() {
             let message = format!("Successfully ensured restore executor. {}", waits.join(" "));
             let reason = reasons::SUCCESSFULLY_ENSURED_RESTORE_EXECUTOR;
@@ -161,7 +205,7 @@ impl Draft<'_> {
         let message = format!("Failed to complete restore within {allowed}.");
         for host in self.observed.hosts.clone() {
             if !self.is_done(&host.name) {
-                let why = self.observed.unbound.get(&host.name).map_or(String::new(), |why| format!(" {why}"));
+                let why = self.observed.waits.get(&host.name).map_or(String::new(), |why| format!(" {why}"));
                 self.fail(&host.name, &format!("{message}{why}"));
             }
         }
@@ -182,6 +226,7 @@ impl Draft<'_> {
         let created = self.observed.session.metadata.creation_timestamp.as_ref().map_or(self.now, |time| time.0);
         let took = Duration::try_from(self.now.duration_since(created)).unwrap_or_default();
         self.plan.status.session_duration.get_or_insert_with(|| go_duration::format_rounded(took));
+        self.plan.status.progress = None;
         self.plan.requeue = None;
     }
 }
