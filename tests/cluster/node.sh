@@ -161,7 +161,8 @@ lose_power() {
         ;;
     esac
   done 2>/dev/null
-  until_true 30 "end of the node's processes" none_of_the_node
+  # Each look asks for every process of the machine, which takes seconds while it is busy.
+  until_true 120 "end of the node's processes" none_of_the_node
   awk '$5 ~ "^(/var/lib/kubelet|/run)/" { print $5 }' /proc/self/mountinfo | tac | while read -r path; do umount -l "$path"; done
   find /sys/fs/cgroup -depth -type d -path '*/stash-fs-cluster/kubepods*' -exec rmdir {} + 2>/dev/null || true
   find /run -mindepth 1 -maxdepth 1 ! -name lock ! -name sysctl -exec rm -rf --one-file-system {} +

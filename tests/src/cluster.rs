@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 use std::time::{Duration, Instant};
 
 mod api_server;
@@ -38,6 +38,26 @@ pub fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
         // A pause between two looks at a condition, not a wait for time to pass.
         std::thread::park_timeout(Duration::from_millis(200));
     }
+}
+
+/// Waits until no other test has a controller on the whole cluster: two would bind each other's Roles to their own accounts. Taken before
+/// the cluster.
+pub fn only_controller() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether pods of the node are evicted.
+static NODE: RwLock<()> = RwLock::new(());
+
+/// Has no test evict the node's pods while it is held, for those whose pods are alone.
+pub fn no_drain() -> RwLockReadGuard<'static, ()> {
+    NODE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has those wait who cannot do without the node's pods, for who evicts them.
+pub fn drain() -> RwLockWriteGuard<'static, ()> {
+    NODE.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The one cluster of this process. It ends with the process, however that ends: it reads from a pipe that we hold.

@@ -24,6 +24,11 @@ pub fn import_image(cluster: &Cluster) {
     cluster.import(&Image::new(IMAGE, config).file("/usr/bin/stash-fs", &program()));
 }
 
+/// The namespace that it is to be in.
+fn namespace<'a>(arguments: &[&'a str]) -> &'a str {
+    arguments.iter().skip_while(|argument| **argument != "--namespace").nth(1).unwrap_or(&"default")
+}
+
 /// A running controller. It ends, by its process id, when it is dropped.
 #[derive(Debug)]
 pub struct Controller {
@@ -35,8 +40,12 @@ pub struct Controller {
 impl Controller {
     /// Starts it with the rights that the chart gives it, and waits until it is ready. Its log goes to `log`. `kubeconfig` may do all.
     pub fn start(kubeconfig: &Path, log: &Path, arguments: &[&str]) -> Self {
-        let mut after = arguments.iter().skip_while(|argument| **argument != "--namespace").skip(1);
-        Self::start_as(&rights::restricted(kubeconfig, after.next().unwrap_or(&"default")), log, arguments)
+        Self::start_as(&rights::restricted(kubeconfig, namespace(arguments)), log, arguments)
+    }
+
+    /// Starts it with the rights that an earlier one has left.
+    pub fn start_again(kubeconfig: &Path, log: &Path, arguments: &[&str]) -> Self {
+        Self::start_as(&rights::restricted_path(kubeconfig, namespace(arguments)), log, arguments)
     }
 
     /// Starts it with the rights of a kubeconfig.

@@ -95,6 +95,8 @@ pub fn make_every_kind(root: &Path) {
     xattr::set(at("one"), "user.bytes", &[0, 255, 10, 0]).unwrap();
     xattr::set(at("one"), "user.long", &pattern(3000, 9)).unwrap();
     xattr::set(at("dir"), "trusted.of-root", b"x").unwrap();
+    xattr::set(root, "user.of-the-top", b"x").unwrap();
+    run(Command::new("setfacl").args(["-m", "u:1234:rwx"]).arg(root));
     run(Command::new("setfacl").args(["-m", "u:1234:rwx,g:4321:r"]).arg(at("page")));
     run(Command::new("setfacl").args(["-d", "-m", "u:1234:rx"]).arg(at("sgid-dir")));
 

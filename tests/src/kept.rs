@@ -9,7 +9,7 @@ use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::mounted::{mounted_device, stash_fs, wait_for};
+use crate::mounted::{mounted_device, stash_fs, umount_when_free, wait_for};
 
 /// A mount by `stash-fs mount --daemon`. Dropping it ends all of it.
 #[derive(Debug)]
@@ -134,15 +134,9 @@ impl KeptMount {
         stash_fs().arg("umount").args(arguments).arg(self.path()).output().unwrap()
     }
 
-    /// Unmounts it with `stash-fs umount`, once nothing of it is open: a child that another test is just starting has a copy of every file
-    /// that was open here until it is another program.
+    /// Unmounts it with `stash-fs umount` once nothing of it is open.
     pub fn umount_when_free(&self) {
-        wait_for("the mount to be unmounted", || {
-            let output = self.umount(&[]);
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success() || said.contains("in use"), "{said}");
-            output.status.success().then_some(())
-        });
+        umount_when_free(self.path());
     }
 
     /// Waits until no process of this mount is left.

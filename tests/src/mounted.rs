@@ -2,7 +2,8 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Seek as _};
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -28,6 +29,12 @@ pub fn sibling(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
     let found = own.ancestors().skip(1).map(|folder| folder.join(name)).find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("no {name} beside {}: run `cargo build --release -p {name}`", own.display()))
+}
+
+/// Copies the program. A process of its own writes the copy: a child that another test is just starting would have ours open for writing,
+/// and the kernel starts no program that somebody writes (ETXTBSY).
+pub fn copy_program(to: &Path) {
+    assert!(Command::new("cp").arg(program()).arg(to).status().unwrap().success(), "{}", to.display());
 }
 
 /// Returns a call of the program without any variable that would name a repository, a password or a cache.
@@ -62,6 +69,30 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         // A pause between two looks at a condition, not a wait for time to pass.
         std::thread::park_timeout(Duration::from_millis(5));
     }
+}
+
+/// Unmounts by `attempt`, again and again while that gives nothing, which says that the mount is in use: a child that another test is just
+/// starting has a copy of every file that was open here until it is another program.
+pub fn unmount_when_free<T>(attempt: impl FnMut() -> Option<T>) -> T {
+    wait_for("the mount not to be in use", attempt)
+}
+
+/// Unmounts what is there once nothing of it is open.
+pub fn unmount_at(place: &Path) {
+    unmount_when_free(|| match rustix::mount::unmount(place, UnmountFlags::empty()) {
+        Err(rustix::io::Errno::BUSY) => None,
+        ended => ended.map(Some).unwrap(),
+    });
+}
+
+/// Unmounts with `stash-fs umount` once nothing of the mount is open.
+pub fn umount_when_free(mountpoint: &Path) {
+    unmount_when_free(|| {
+        let output = stash_fs().arg("umount").arg(mountpoint).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() || said.contains("in use"), "{said}");
+        output.status.success().then_some(())
+    });
 }
 
 /// Returns the device of the mount of ours on `mountpoint`.
@@ -262,10 +293,9 @@ impl Mounted {
     /// Returns what the process has written to standard error.
     #[must_use]
     pub fn stderr(&self) -> String {
-        let mut file = self.stderr.try_clone().unwrap();
-        let mut bytes = Vec::new();
-        file.rewind().unwrap();
-        file.read_to_end(&mut bytes).unwrap();
+        // Read at its place: the position is the process's own, which writes there.
+        let mut bytes = vec![0; usize::try_from(self.stderr.metadata().unwrap().len()).unwrap()];
+        self.stderr.read_exact_at(&mut bytes, 0).unwrap();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 

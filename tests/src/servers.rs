@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::mounted::wait_for;
@@ -44,9 +45,23 @@ pub fn tool(name: &str) -> PathBuf {
     path
 }
 
-/// Returns a port that nothing listens on right now.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+/// The ports that [`free_port`] takes: above those of a cluster's parts, and below those that the kernel gives to whoever asks for any
+/// (`net.ipv4.ip_local_port_range`).
+const PORTS: std::ops::Range<u16> = 11_000..29_000;
+
+/// Returns a port that nothing listens on, and that it returns to nobody else of this process: what is to listen there can take its time.
+pub fn free_port() -> u16 {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    // Processes begin at different places: two may run side by side.
+    let begin = std::process::id().wrapping_mul(997);
+    let ports = u32::from(PORTS.end - PORTS.start);
+    loop {
+        let number = begin.wrapping_add(TAKEN.fetch_add(1, Relaxed)) % ports;
+        let port = PORTS.start + u16::try_from(number).unwrap();
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A child process that ends with its owner.

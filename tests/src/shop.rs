@@ -49,6 +49,12 @@ impl World {
         Controller::start(self.kubectl().kubeconfig(), &log, arguments)
     }
 
+    /// The same after one whose rights are still there.
+    pub fn controller_again(&self, name: &str, arguments: &[&str]) -> Controller {
+        let log = self.folder.path().join(format!("{name}.log"));
+        Controller::start_again(self.kubectl().kubeconfig(), &log, arguments)
+    }
+
     /// Makes a namespace.
     pub fn shop(&self) -> Shop<'_> {
         Shop { namespace: self.server.namespace() }

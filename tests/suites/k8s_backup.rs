@@ -1,6 +1,7 @@
 //! Backups on the whole cluster: the controller, its Jobs in the image that users get, volumes of every kind, an S3 server, and restic as
 //! the judge of what was stored.
 
+mod at_start;
 mod chart;
 mod copies;
 mod faults;
@@ -16,10 +17,9 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
-use stash_tests::cluster::{BUSYBOX, Cluster, Kubectl, Namespace, wait_until};
+use stash_tests::cluster::{BUSYBOX, Cluster, Kubectl, Namespace, only_controller, wait_until};
 use stash_tests::controller::{Controller, import_image};
 use stash_tests::fixture::run;
 use stash_tests::mounted::clean;
@@ -155,11 +155,20 @@ impl Shop<'_> {
             "apiVersion": "stash.appscode.com/v1alpha1", "kind": "Repository", "metadata": {"name": name},
             "spec": {"backend": {"storageSecretName": "s3", "s3": s3}}
         }));
-        let label = format!("repository={name}");
-        wait_until("the snapshot as an object", || {
-            let found = ["get", "snapshots.repositories.stash.appscode.com", "-l", &label, "-o", "name"];
-            (!self.namespace.run(&found).is_empty()).then_some(())
-        });
+        self.mirrored(name, 1);
+    }
+
+    /// The names of the Snapshots of a Repository.
+    fn snapshots(&self, repository: &str) -> Vec<String> {
+        let label = format!("repository={repository}");
+        let kind = "snapshots.repositories.stash.appscode.com";
+        let names = self.namespace.run(&["get", kind, "-l", &label, "-o", "jsonpath={.items[*].metadata.name}"]);
+        names.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Waits until so many snapshots at least of a Repository are objects.
+    fn mirrored(&self, repository: &str, count: usize) {
+        wait_until("the snapshots as objects", || (self.snapshots(repository).len() >= count).then_some(()));
     }
 
     /// The uids of the pods and how often their containers were started again.
@@ -366,7 +375,7 @@ fn old_kinds(shop: &Shop<'_>) -> Vec<Case> {
 
 #[test]
 fn test_backups_on_a_real_cluster() {
-    let _alone = alone();
+    let _alone = only_controller();
     let world = World::start();
     let release = world.cluster.namespace();
     let controller = world.controller(&release);
@@ -401,20 +410,14 @@ fn test_backups_on_a_real_cluster() {
 
 #[test]
 fn test_the_chart_on_a_real_cluster() {
-    let _alone = alone();
+    let _alone = only_controller();
     chart::test_chart(&World::start());
 }
 
 #[test]
 fn soak_a_node_full_of_pods_loses_its_power() {
-    let _alone = alone();
+    let _alone = only_controller();
     power::test_power(&World::on(Cluster::start_alone()));
-}
-
-/// Two controllers do not act on one cluster, and nobody else bears a node that is drained.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn a_session_says_what_was_done(session: &Value, case: &Case) {

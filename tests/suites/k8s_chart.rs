@@ -1,5 +1,6 @@
 //! The Helm chart: what it renders, what it refuses, and what a real API server makes of it.
 
+mod at_start;
 mod populate;
 mod rendered;
 mod secrets;
@@ -84,6 +85,56 @@ fn server() -> ApiServer {
     let server = ApiServer::start();
     server.kubectl().run(&["create", "namespace", NAMESPACE]);
     server
+}
+
+/// A server with the chart, and the way in as the controller's account.
+struct Installed {
+    server: ApiServer,
+    helm: Helm,
+    kubeconfig: PathBuf,
+}
+
+impl Installed {
+    fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(values: &[&str]) -> Self {
+        let server = server();
+        let helm = Helm::of(&server);
+        helm.release("install", &chart(), values).unwrap();
+        server.kubectl().wait_for_definitions();
+        let kubeconfig = kubeconfig_of(server.kubectl(), NAMESPACE, ACCOUNT);
+        let installed = Self { server, helm, kubeconfig };
+        // The API server has to find the definition by which a policy judges; until then it refuses all.
+        wait_until("the policies to know Repositories", || {
+            let (apply, role) =
+                (["apply", "--server-side", "--dry-run=server", "-f", "-"], secrets::role("default", json!({})));
+            // Before it knows of the policy itself, it refuses nothing.
+            let refused = installed.account().try_run(&apply, &role.to_string()).err()?;
+            refused.contains("no params found").then_some(())
+        });
+        installed
+    }
+
+    fn kubectl(&self) -> &Kubectl {
+        self.server.kubectl()
+    }
+
+    fn account(&self) -> Kubectl {
+        Kubectl::new(self.kubeconfig.clone())
+    }
+
+    /// Starts the controller by its account.
+    fn controller(&self) -> Controller {
+        self.controller_with(&[])
+    }
+
+    fn controller_with(&self, more: &[&str]) -> Controller {
+        let log = self.helm.home.path().join("controller.log");
+        let arguments = [&["--jitter=0s", "--namespace", NAMESPACE], more].concat();
+        Controller::start_as(&self.kubeconfig, &log, &arguments)
+    }
 }
 
 fn names(kubectl: &Kubectl, kind: &str) -> Vec<String> {
@@ -228,16 +279,12 @@ fn refuses_beside_stash(helm: &Helm, kubectl: &Kubectl) {
 
 #[test]
 fn test_the_controller_works_with_what_the_chart_gives_it() {
-    let server = server();
-    let (helm, kubectl) = (Helm::of(&server), server.kubectl());
-    helm.release("install", &chart(), &[]).unwrap();
-    kubectl.wait_for_definitions();
-    let kubeconfig = kubeconfig_of(kubectl, NAMESPACE, ACCOUNT);
-    let account = Kubectl::new(kubeconfig.clone());
+    let installed = Installed::start();
+    let (server, kubectl, account) = (&installed.server, installed.kubectl(), installed.account());
     policies_hold(&account);
     commands_are_not_run_in_the_own_namespace(kubectl, &account);
     volumes_of_others_are_left_alone(kubectl);
-    populate::test_populate(&server);
+    populate::test_populate(server);
 
     // What the README has, to the letter.
     let shop = server.namespace();
@@ -253,8 +300,7 @@ fn test_the_controller_works_with_what_the_chart_gives_it() {
         let arguments = ["--namespace", shop.name(), "create", "--dry-run=server", "--validate=strict", "-f", "-"];
         kubectl.try_run(&arguments, &later).unwrap();
     }
-    let log = server_log(&helm);
-    let controller = Controller::start_as(&kubeconfig, &log, &["--jitter=0s", "--namespace", NAMESPACE]);
+    let controller = installed.controller();
     shop.wait("backupconfiguration/data", "jsonpath={.status.phase}=Ready");
     let session = in_shop("create", &session);
     let name = session.trim().rsplit('/').next().unwrap();
@@ -277,10 +323,6 @@ fn test_the_controller_works_with_what_the_chart_gives_it() {
     let log = controller.log();
     assert!(!log.contains("forbidden") && !log.contains("denied"), "{told:?} {log}");
     assert!(controller.stop());
-}
-
-fn server_log(helm: &Helm) -> PathBuf {
-    helm.home.path().join("controller.log")
 }
 
 /// Returns the manifests of the README's part about Kubernetes.

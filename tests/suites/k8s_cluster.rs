@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use stash_tests::cluster::{BUSYBOX, Cluster, Image, wait_until};
+use stash_tests::cluster::{BUSYBOX, Cluster, Image, no_drain, wait_until};
 use stash_tests::servers::Minio;
 
 /// A pod that runs a script once; `more` goes into its `spec`.
@@ -24,7 +24,7 @@ fn spec(script: &str, more: Value) -> Value {
 
 #[test]
 fn test_node_is_ready_and_a_pod_leaves_its_message() {
-    let cluster = Cluster::start();
+    let (cluster, _pods) = (Cluster::start(), no_drain());
     let nodes = cluster.kubectl().run(&["get", "nodes", "--no-headers"]);
     assert!(nodes.starts_with("node-1 ") && nodes.contains(" Ready "), "{nodes}");
     let namespace = cluster.namespace();
@@ -36,7 +36,7 @@ fn test_node_is_ready_and_a_pod_leaves_its_message() {
 
 #[test]
 fn test_claim_is_provisioned_written_read_and_removed() {
-    let cluster = Cluster::start();
+    let (cluster, _pods) = (Cluster::start(), no_drain());
     let namespace = cluster.namespace();
     namespace.apply(json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data" },
@@ -62,7 +62,7 @@ fn test_claim_is_provisioned_written_read_and_removed() {
 
 #[test]
 fn test_service_of_a_deployment_is_reached_by_pods_and_by_us() {
-    let cluster = Cluster::start();
+    let (cluster, _pods) = (Cluster::start(), no_drain());
     let namespace = cluster.namespace();
     let mut template = spec("mkdir /www; echo served > /www/index.html; httpd -f -p 8080 -h /www", json!({}));
     template["restartPolicy"] = json!("Always");
@@ -89,7 +89,7 @@ fn test_service_of_a_deployment_is_reached_by_pods_and_by_us() {
 
 #[test]
 fn test_api_server_is_reached_by_pods() {
-    let cluster = Cluster::start();
+    let (cluster, _pods) = (Cluster::start(), no_drain());
     let namespace = cluster.namespace();
     let script = "cd /var/run/secrets/kubernetes.io/serviceaccount
         wget -qO- --no-check-certificate --header \"Authorization: Bearer $(cat token)\" https://198.19.0.1/version";
@@ -99,7 +99,7 @@ fn test_api_server_is_reached_by_pods() {
 
 #[test]
 fn test_s3_of_this_machine_is_reached_by_pods() {
-    let cluster = Cluster::start();
+    let (cluster, _pods) = (Cluster::start(), no_drain());
     let minio = Minio::start_on(cluster.host());
     let namespace = cluster.namespace();
     let script = format!("wget -qO- http://{}/minio/health/ready && echo yes", minio.address());
@@ -109,7 +109,7 @@ fn test_s3_of_this_machine_is_reached_by_pods() {
 
 #[test]
 fn test_job_runs_on_the_node_that_it_requires() {
-    let cluster = Cluster::start();
+    let (cluster, _pods) = (Cluster::start(), no_drain());
     let namespace = cluster.namespace();
     let job = |name: &str, node: &str| {
         let term = json!({ "matchFields": [{ "key": "metadata.name", "operator": "In", "values": [node] }] });
@@ -128,7 +128,7 @@ fn test_job_runs_on_the_node_that_it_requires() {
 
 #[test]
 fn test_image_of_ours_runs_as_nobody() {
-    let cluster = Cluster::start();
+    let (cluster, _pods) = (Cluster::start(), no_drain());
     let config =
         json!({ "Entrypoint": ["/busybox", "sh", "-c", "/busybox id -u; /busybox cat /etc/note"], "User": "65534" });
     let note = tempfile::NamedTempFile::new().unwrap();

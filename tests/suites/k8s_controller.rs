@@ -181,7 +181,7 @@ fn sessions_begin_at_their_time(world: &World) {
     let name = session["metadata"]["name"].as_str().unwrap();
     let due: i64 = name.strip_prefix("nightly-").unwrap().parse().unwrap();
     let made: Timestamp = session["metadata"]["creationTimestamp"].as_str().unwrap().parse().unwrap();
-    assert!((0..=3).contains(&(made.as_second() - due)), "due {due}, made {made}");
+    assert!((0..=10).contains(&(made.as_second() - due)), "due {due}, made {made}");
     assert_eq!(session["spec"]["retryLeft"], 3);
     assert_eq!(session["metadata"]["ownerReferences"][0]["name"], "nightly");
     assert_eq!(session["metadata"]["ownerReferences"][0]["controller"], true);
@@ -265,12 +265,12 @@ fn what_fails_is_tried_again(world: &World) {
 
 fn what_takes_too_long_is_ended(world: &World) {
     let shop = world.shop();
-    shop.ready(json!({"timeOut": "4s"}));
+    shop.ready(json!({"timeOut": "9s"}));
     shop.trigger("slow");
     shop.wait_for_job("stash-backup-slow-0");
     let failed = shop.wait_for_phase("slow", "Failed");
     let exceeded = condition(&failed, "DeadlineExceeded").unwrap();
-    assert_eq!(exceeded["message"], "Failed to complete backup within 4s.");
+    assert_eq!(exceeded["message"], "Failed to complete backup within 9s.");
     wait_until("the Job to go", || {
         let jobs = shop.list("jobs");
         jobs.iter().all(|job| job["metadata"]["name"] != "stash-backup-slow-0").then_some(())

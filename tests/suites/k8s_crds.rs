@@ -71,13 +71,7 @@ impl Api {
         let folder = root().join("deploy/crds");
         let folder = folder.to_str().unwrap();
         server.kubectl().run(&["apply", "--server-side", "--validate=strict", "-f", folder]);
-        server.kubectl().run(&[
-            "wait",
-            "--for=condition=Established",
-            "--timeout=60s",
-            "customresourcedefinitions",
-            "--all",
-        ]);
+        server.kubectl().wait_for_definitions();
         let kinds = stash_crds::definitions()
             .into_iter()
             .map(|definition| {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use serde_json::{Value, json};
-use stash_tests::cluster::{BUSYBOX, Cluster, wait_until};
+use stash_tests::cluster::{BUSYBOX, Cluster, only_controller, wait_until};
 use stash_tests::controller::Controller;
 use stash_tests::servers::{Answer, Recorded, Recorder};
 use stash_tests::shop::{SELDOM, Shop, World, backed_up, condition, maintained, said};
@@ -236,6 +236,7 @@ fn a_hook_of_a_controller_that_is_killed_is_called_again(
 /// the backup is called all the same.
 #[test]
 fn test_commands_of_hooks_run_in_the_target() {
+    let _alone = only_controller();
     let cluster = Cluster::start();
     for definition in stash_crds::definitions() {
         cluster.kubectl().apply(&serde_json::to_value(definition).unwrap());

@@ -292,7 +292,8 @@ fn test_why_the_pod_does_not_run_is_told_and_the_pod_is_removed() {
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && said.contains("FailedMount: not yours"), "{said}");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // Long before its patience ends.
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     assert_eq!(pods(), Vec::<Value>::new());
 
     // Whoever calls goes: by a key, by a signal, with his terminal.

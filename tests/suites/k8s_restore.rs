@@ -1,8 +1,11 @@
 //! The controller's restores against a real API server, where the test is the job controller and the kubelet.
 
+use std::io::Write as _;
+use std::net::TcpListener;
+
 use serde_json::{Value, json};
 use stash_proto::job::{
-    ErrorCode, JobError, JobReport, JobSpec, JobTask, Outcome, RestoreOutcome, RestoreSource, Unreadable,
+    ErrorCode, JobError, JobReport, JobSpec, JobTask, Outcome, PROGRESS_PORT, RestoreOutcome, RestoreSource, Unreadable,
 };
 use stash_tests::cluster::wait_until;
 use stash_tests::shop::{PASSWORD, Shop, World, condition, report, said};
@@ -128,6 +131,7 @@ fn a_claim_is_restored_from_its_beginning_to_its_end(world: &World) {
         (all.map(str::to_owned).to_vec(), &json!(1))
     );
     assert!(running["status"]["sessionDeadline"].is_string());
+    how_far_it_is_is_asked_and_shown(&shop, &job);
     shop.end(&job, &restored(), 0);
     let done = wait_for(&shop, "r", "Succeeded");
     assert_eq!(done["status"]["stats"], json!([{"hostname": "host-0", "phase": "Succeeded", "duration": "1.5s"}]));
@@ -156,6 +160,23 @@ fn a_claim_is_restored_from_its_beginning_to_its_end(world: &World) {
     assert_eq!(shop.namespace.get("restoresession/r")["status"], done["status"]);
 }
 
+/// The test is the pod that restores.
+fn how_far_it_is_is_asked_and_shown(shop: &Shop<'_>, job: &Value) {
+    let listener = TcpListener::bind(("127.0.0.1", PROGRESS_PORT)).unwrap();
+    let answer = json!({"entries": 7, "bytes": 1 << 20, "ofBytes": 4 << 20, "secondsLeft": 61}).to_string();
+    let asked = std::thread::spawn(move || listener.accept().unwrap().0.write_all(answer.as_bytes()).unwrap());
+    let pod = shop.pod(job);
+    let address = json!({"phase": "Running", "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]});
+    shop.patch_status("pod", &pod, &address);
+    wait_until("how far it is", || {
+        let status = shop.namespace.get("restoresession/r")["status"].clone();
+        (status["progress"] == "25% of 4.000 MiB, 1m1s left").then_some(())
+    });
+    asked.join().unwrap();
+    let shown = shop.namespace.run(&["get", "restoresession", "r"]);
+    assert!(shown.contains("PROGRESS") && shown.contains("25% of 4.000 MiB"), "{shown}");
+}
+
 fn what_is_missing_or_not_possible_is_said(world: &World) {
     let shop = world.shop();
     apply(&shop, "early", data(json!([{"paths": ["/stash-data"]}])), json!({}));
@@ -173,7 +194,7 @@ fn what_is_missing_or_not_possible_is_said(world: &World) {
 
     for (name, more, expected) in [
         ("attach", json!({"strategy": "Attach"}), "spec.strategy: Attach makes claims"),
-        ("storage", json!({"driver": "VolumeSnapshotter"}), "spec.driver: restores by VolumeSnapshotter"),
+        ("storage", json!({"driver": "VolumeSnapshotter"}), "spec.target.volumeClaimTemplates: the driver"),
         ("task", json!({"task": {"name": "postgres-restore-14.0"}}), "spec.task.name: the task postgres-restore-14.0"),
         ("space", json!({"interimVolumeTemplate": {}}), "spec.interimVolumeTemplate"),
     ] {
@@ -319,11 +340,11 @@ fn claims_become_the_snapshot_itself(world: &World) {
 
     // One that can be written, and that nobody binds.
     let one = json!({"volumeClaimTemplates": [template("clone")], "rules": [{"snapshots": ["aaaa"]}]});
-    let overlay = json!({"strategy": "Overlay", "overlay": {"scratchSize": "2Gi"}, "timeOut": "3s"});
+    let overlay = json!({"strategy": "Overlay", "overlay": {"scratchSize": "2Gi"}, "timeOut": "9s"});
     apply(&shop, "overlay", one, overlay);
     let failed = wait_for(&shop, "overlay", "Failed");
     let error = failed["status"]["stats"][0]["error"].as_str().unwrap();
-    assert!(error.ends_with("within 3s. PersistentVolumeClaim clone is not bound yet."), "{error}");
+    assert!(error.ends_with("within 9s. PersistentVolumeClaim clone is not bound yet."), "{error}");
     let made = shop.namespace.get("pvc/clone");
     assert_eq!(made["spec"]["accessModes"], json!(["ReadWriteOnce"]));
     assert_eq!(made["spec"]["dataSourceRef"]["name"], "repo-old-aaaaaaaa");
@@ -417,10 +438,10 @@ fn what_takes_too_long_is_ended_and_the_hook_after_is_called(world: &World) {
     // Nobody listens there, and that is said.
     let hook = json!({"tcpSocket": {"host": "nobody.invalid", "port": 9}});
     let hooks = json!({ "postRestore": hook });
-    apply(&shop, "slow", data(json!([{"paths": ["/stash-data"]}])), json!({"timeOut": "4s", "hooks": hooks}));
+    apply(&shop, "slow", data(json!([{"paths": ["/stash-data"]}])), json!({"timeOut": "9s", "hooks": hooks}));
     shop.wait_for_job("stash-restore-slow-0");
     let failed = wait_for(&shop, "slow", "Failed");
-    assert_eq!(condition(&failed, "DeadlineExceeded").unwrap()["message"], "Failed to complete restore within 4s.");
+    assert_eq!(condition(&failed, "DeadlineExceeded").unwrap()["message"], "Failed to complete restore within 9s.");
     let after = condition(&failed, "PostRestoreHookExecutionSucceeded").unwrap();
     assert_eq!((&after["status"], &after["reason"]), (&json!("False"), &json!("FailedToExecutePostRestoreHook")));
     wait_until("the Job to go", || {

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use stash_tests::fixture::{make_every_kind, pattern, run};
 use stash_tests::forge::{Forge, PASSWORD, dir_node, file_node, node};
-use stash_tests::mounted::{program, stash_fs, wait_for};
+use stash_tests::mounted::{copy_program, stash_fs, wait_for};
 use stash_tests::restic::Restic;
 
 use crate::cli::{lines, ours, outcome};
@@ -431,7 +431,7 @@ fn root_test_an_ordinary_user_restores_what_may_be_restored() {
     restic.backup([&source]);
     run(Command::new("chmod").args(["-R", "a+rX"]).arg(restic.scratch()));
     let binary = folder.path().join("stash-fs");
-    fs::copy(program(), &binary).unwrap();
+    copy_program(&binary);
     let out = folder.path().join("out");
     fs::create_dir(&out).unwrap();
     std::os::unix::fs::chown(&out, Some(65_534), Some(65_534)).unwrap();

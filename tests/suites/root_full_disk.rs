@@ -1,9 +1,7 @@
 //! Caches on a disk that is small, full or read-only: no reader sees an error, and nothing half written is left.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use stash_repo::cache::DiskCache;
@@ -12,57 +10,8 @@ use stash_repo::{BlobId, BlobKind, Id, Repository};
 use stash_tests::big_index;
 use stash_tests::engine::open;
 use stash_tests::forge::{Forge, PASSWORD};
+use stash_tests::small_disk::SmallDisk;
 use tempfile::TempDir;
-
-/// A file system of its own in memory, unmounted when dropped.
-struct SmallDisk {
-    dir: TempDir,
-}
-
-impl SmallDisk {
-    fn new(kib: u64) -> Self {
-        let dir = TempDir::with_prefix("stash-fs-disk-").unwrap();
-        let disk = Self { dir };
-        disk.mount(&format!("size={kib}k"));
-        disk
-    }
-
-    fn mount(&self, options: &str) {
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "stash-fs-small-disk"])
-            .arg(self.dir.path())
-            .status()
-            .unwrap();
-        assert!(status.success(), "mount tmpfs");
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    /// Takes all space that is left.
-    fn fill(&self) {
-        let mut file = File::create(self.path().join("filler")).unwrap();
-        while file.write(&[1; 4096]).is_ok_and(|written| written > 0) {}
-    }
-
-    fn free_bytes(&self) -> u64 {
-        let disk = rustix::fs::statvfs(self.path()).unwrap();
-        disk.f_bavail * disk.f_frsize
-    }
-
-    fn files(&self, dir: &str) -> Vec<PathBuf> {
-        fs::read_dir(self.path().join(dir))
-            .map_or_else(|_| Vec::new(), |entries| entries.map(|e| e.unwrap().path()).collect())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg("-l").arg(self.dir.path()).status();
-        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
-    }
-}
 
 fn key() -> MasterKey {
     MasterKey::from_parts(&mut [3; 64])
@@ -102,6 +51,7 @@ fn root_blob_cache_leaves_room_on_a_small_disk_and_goes_on_when_it_is_full() {
     disk.fill();
     assert_eq!(found(&one, &blobs), usize::try_from(stats.stored).unwrap(), "what is there can be read");
     drop(one);
+    disk.let_go("blobs");
 
     let two = cache(disk.path());
     assert!(found(&two, &blobs) > 60);
@@ -124,7 +74,7 @@ fn root_blob_cache_on_a_read_only_disk_is_read() {
         one.put(&blob_id(n), BlobKind::Data, blob);
     }
     drop(one);
-    disk.mount("remount,ro");
+    disk.make_read_only();
     let two = cache(disk.path());
     assert_eq!(found(&two, &blobs), 20);
     two.put(&blob_id(100), BlobKind::Data, &blobs[0]);
@@ -175,7 +125,7 @@ async fn root_index_on_a_read_only_disk_serves_and_grows_in_memory() {
     let root = big_repository(20_000);
     let disk = SmallDisk::new(16 << 10);
     drop(open(root.path(), PASSWORD, Some(disk.path().to_owned())).await.unwrap());
-    disk.mount("remount,ro");
+    disk.make_read_only();
     let repository = open(root.path(), PASSWORD, Some(disk.path().to_owned())).await.unwrap();
     assert_index_is_right(&repository, 20_000);
     let mut forge = Forge::create(&root.path().join("more"));

@@ -16,16 +16,24 @@ use rand::RngExt as _;
 use rustix::fs::Advice;
 use rustix::process::{Signal, kill_process};
 use sha2::{Digest as _, Sha256};
-use stash_tests::fixture::rounds;
+use stash_tests::fixture::{rounds, run};
 use stash_tests::forge::{Forge, PASSWORD, dir_node, file_node};
 use stash_tests::kept::KeptMount;
-use stash_tests::mounted::{mounted_device, stash_fs, wait_for};
+use stash_tests::kernel_caches;
+use stash_tests::mounted::{clean, copy_program, mounted_device, umount_when_free, wait_for};
 use stash_tests::restic::Restic;
 use tempfile::TempDir;
 
 /// A repository with one snapshot of this shape: `big`, and `d<n>/f<n>`.
 fn repository(big_bytes: usize, dirs: usize, files: usize) -> (Restic, PathBuf) {
     let restic = Restic::init();
+    let source = tree(&restic, big_bytes, dirs, files);
+    restic.backup([&source]);
+    (restic, source)
+}
+
+/// What is backed up of that shape.
+fn tree(restic: &Restic, big_bytes: usize, dirs: usize, files: usize) -> PathBuf {
     let source = restic.scratch().join("source");
     fs::create_dir(&source).unwrap();
     let mut big = vec![0; big_bytes];
@@ -39,8 +47,52 @@ fn repository(big_bytes: usize, dirs: usize, files: usize) -> (Restic, PathBuf) 
         }
     }
     fs::hard_link(source.join("d0/f0"), source.join("link")).unwrap();
-    restic.backup([&source]);
-    (restic, source)
+    source
+}
+
+/// git, whatever the settings of whoever runs the tests are.
+fn git(arguments: &[&str]) -> Command {
+    let mut command = clean(Command::new("git"));
+    command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_OPTIONAL_LOCKS", "0");
+    command.args(["-c", "user.name=a", "-c", "user.email=a@b", "-c", "safe.directory=*"]).args(arguments);
+    command
+}
+
+/// A project with a history, packed and loose.
+fn project(at: &Path) {
+    fs::create_dir(at).unwrap();
+    let run = |arguments: &[&str]| run(git(&["-C", at.to_str().unwrap()]).args(arguments));
+    run(&["init", "-q"]);
+    for commit in 0..4 {
+        for file in 0..50 {
+            fs::write(at.join(format!("{}-{file}", commit.min(2))), format!("{commit}{file}").repeat(500)).unwrap();
+        }
+        run(&["add", "."]);
+        run(&["commit", "-q", "-m", "a"]);
+        if commit == 2 {
+            run(&["gc", "-q"]);
+        }
+    }
+}
+
+/// Checks a project out into an empty folder; git reads all of it where it is.
+fn checkout(project: &Path, wanted: &Path) -> io::Result<()> {
+    let to = TempDir::new()?;
+    let (tree, index) = (to.path().join("tree"), to.path().join("index"));
+    fs::create_dir(&tree)?;
+    let done = |command: &mut Command| {
+        let output = command.output()?;
+        let said = [output.stdout, output.stderr].concat();
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other(String::from_utf8_lossy(&said).into_owned()))
+        }
+    };
+    let mut read = git(&["--git-dir"]);
+    read.arg(project.join(".git")).arg("--work-tree").arg(&tree).args(["read-tree", "--reset", "-u", "HEAD"]);
+    done(read.env("GIT_INDEX_FILE", index))?;
+    done(clean(Command::new("diff")).args(["-r", "--exclude=.git"]).arg(wanted).arg(&tree))
 }
 
 fn mount(restic: &Restic, arguments: &[&str]) -> KeptMount {
@@ -82,11 +134,6 @@ fn walk(root: &Path) -> io::Result<BTreeMap<PathBuf, (u64, u64)>> {
     Ok(found)
 }
 
-/// Lets the kernel forget what it can: names, inodes and pages.
-fn drop_caches() {
-    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
-}
-
 #[test]
 fn test_open_files_and_directories_outlive_the_daemon() {
     let (restic, source) = repository(3 << 20, 20, 50);
@@ -110,7 +157,7 @@ fn test_open_files_and_directories_outlive_the_daemon() {
 
     for _ in 0..3 {
         mount.kill_daemon();
-        drop_caches();
+        kernel_caches::forget();
     }
     assert_eq!(mounted_device(mount.path()), Some(mount.device), "it is the same mount");
     let mut rest = Vec::new();
@@ -234,7 +281,7 @@ fn readers(root: &Path, source: &Path, with_mapping: bool) -> Readers {
     let mut all: Vec<Box<dyn FnMut() -> io::Result<()> + Send>> = vec![
         Box::new(move || if digest(&File::open(&big)?)? == wanted { Ok(()) } else { Err(wrong("sha256 of big")) }),
         Box::new(move || {
-            drop_caches();
+            kernel_caches::forget();
             if walk(&tree)? == walked { Ok(()) } else { Err(wrong("a walk")) }
         }),
         Box::new(move || {
@@ -246,6 +293,10 @@ fn readers(root: &Path, source: &Path, with_mapping: bool) -> Readers {
             }
         }),
     ];
+    if source.join("project").exists() {
+        let (from, wanted) = (root.join("project"), source.join("project"));
+        all.push(Box::new(move || checkout(&from, &wanted)));
+    }
     if with_mapping {
         let len = usize::try_from(kept_open.metadata().unwrap().len()).unwrap();
         let wanted = mapped_sum(&File::open(source.join("big")).unwrap(), len).unwrap();
@@ -256,18 +307,22 @@ fn readers(root: &Path, source: &Path, with_mapping: bool) -> Readers {
     Readers::start(all)
 }
 
-fn at_a_random_moment() {
+/// Returns at a random moment within the 150 ms after `from`.
+fn at_a_random_moment(from: Duration) {
     // A random moment is what this is about, not the end of something.
-    std::thread::park_timeout(Duration::from_millis(rand::rng().random_range(0..150)));
+    std::thread::park_timeout(from + Duration::from_millis(rand::rng().random_range(0..150)));
 }
 
 #[test]
 fn soak_no_reader_notices_that_daemon_or_keeper_are_killed() {
-    let (restic, source) = repository(24 << 20, 10, 100);
+    let restic = Restic::init();
+    let source = tree(&restic, 24 << 20, 10, 100);
+    project(&source.join("project"));
+    restic.backup([&source]);
     let mount = mount(&restic, &[]);
     let readers = readers(&below(&mount, &source), &source, true);
     for round in 0..rounds() {
-        at_a_random_moment();
+        at_a_random_moment(Duration::ZERO);
         match round % 3 {
             0 | 1 => mount.kill_daemon(),
             _ => mount.kill_keeper(),
@@ -287,8 +342,9 @@ fn soak_without_resend_only_requests_in_flight_fail_and_nobody_waits_for_ever() 
     let root = below(&mount, &source);
     // Without the mapping: EIO is SIGBUS there.
     let readers = readers(&root, &source, false);
-    for _ in 0..rounds() {
-        at_a_random_moment();
+    for round in 0..rounds() {
+        // Just begun, or after the second after which the next one starts without a pause: nothing but pauses would be most of this.
+        at_a_random_moment(Duration::from_secs(round as u64 % 2));
         mount.kill_daemon();
         // This is what hangs if a request is left unanswered.
         readers.wait_for_a_whole_pass();
@@ -354,9 +410,9 @@ fn test_a_pause_is_bounded() {
     // No daemon can go on without its repository.
     let away = restic.scratch().join("away");
     fs::rename(restic.path(), &away).unwrap();
+    let began = Instant::now();
     kill_process(mount.daemon(), Signal::KILL).unwrap();
     rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
-    let began = Instant::now();
     assert!(file.read_at(&mut [0; 16], 0).is_err(), "it waits, and then it fails");
     assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
     mount.wait_for_the_end();
@@ -372,12 +428,12 @@ fn test_the_snapshot_stays_although_latest_is_another_or_it_is_forgotten() {
     fs::write(source.join("new"), "x").unwrap();
     restic.backup([&source]);
     mount.kill_daemon();
-    drop_caches();
+    kernel_caches::forget();
     assert_eq!(walk(mount.path()).unwrap(), before);
     let first = restic.snapshots()[0]["id"].as_str().unwrap().to_owned();
     restic.run(["forget", &first]);
     mount.kill_daemon();
-    drop_caches();
+    kernel_caches::forget();
     assert_eq!(walk(mount.path()).unwrap(), before);
     assert_eq!(
         digest(&File::open(mount.join("big")).unwrap()).unwrap(),
@@ -403,7 +459,7 @@ fn test_damaged_tables_cost_what_they_held_and_no_more() {
     table.write_all_at(&random, 0).unwrap();
     table.set_len(random.len() as u64 + 13).unwrap();
     mount.kill_daemon();
-    drop_caches();
+    kernel_caches::forget();
     // What the kernel holds and the table lost is stale; from the root on everything is found again.
     let stale = file.metadata().and_then(|_| digest(&file).map(drop));
     assert!(stale.is_ok() || stale.unwrap_err().raw_os_error() == Some(libc::ESTALE));
@@ -424,19 +480,14 @@ fn test_a_program_that_was_replaced_is_the_one_that_goes_on() {
     let (restic, source) = repository(1 << 20, 2, 2);
     let folder = TempDir::new().unwrap();
     let program = folder.path().join("stash-fs");
-    fs::copy(stash_tests::mounted::program(), &program).unwrap();
+    copy_program(&program);
     let mountpoint = folder.path().join("mnt");
     fs::create_dir(&mountpoint).unwrap();
     let log = folder.path().join("log");
     let mut command = stash_tests::mounted::clean(Command::new(&program));
     command.env("RESTIC_PASSWORD", restic.password()).args(["--no-cache", "-v", "--repo"]).arg(restic.path());
     command.args(["mount", "--daemon", "--log-file"]).arg(&log).arg(&mountpoint);
-    // Another test that starts a program meanwhile has the copy open for writing, until it has started.
-    let status = wait_for("the copy to be closed", || match command.status() {
-        Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => None,
-        status => Some(status.unwrap()),
-    });
-    assert!(status.success());
+    assert!(command.status().unwrap().success());
     let file =
         File::open(mountpoint.join("snapshots/latest").join(source.strip_prefix("/").unwrap()).join("big")).unwrap();
     let pid_of = |verb: &str| {
@@ -451,12 +502,12 @@ fn test_a_program_that_was_replaced_is_the_one_that_goes_on() {
     let old = pid_of("daemon-child").unwrap();
     // An upgrade: another file under the same name.
     fs::rename(&program, folder.path().join("old")).unwrap();
-    fs::copy(stash_tests::mounted::program(), &program).unwrap();
+    copy_program(&program);
     kill_process(rustix::process::Pid::from_raw(old).unwrap(), Signal::KILL).unwrap();
     let new = wait_for("the new daemon", || pid_of("daemon-resumed"));
     assert_eq!(fs::read_link(format!("/proc/{new}/exe")).unwrap(), program);
     assert_eq!(digest(&file).unwrap(), digest(&File::open(source.join("big")).unwrap()).unwrap());
     drop(file);
-    assert!(stash_fs().arg("umount").arg(&mountpoint).status().unwrap().success());
+    umount_when_free(&mountpoint);
     wait_for("the end", || pid_of("daemon-resumed").is_none().then_some(()));
 }

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use stash_fs::fuse::mount::MountOptions;
-use stash_fs::fuse::{DispatchOptions, FuseMetrics, FuseSession, Op, SessionOptions};
+use stash_fs::fuse::{DispatchOptions, FuseMetrics, FuseSession, MountError, Op, SessionOptions};
+use stash_tests::kernel_caches;
 use stash_tests::memory_tree::{Content, Fault, MemoryTree};
-use stash_tests::mounted::{LIMIT, mounted_device, wait_for};
+use stash_tests::mounted::{LIMIT, mounted_device, unmount_at, unmount_when_free, wait_for};
 use stash_vfs::Ino;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -58,7 +59,10 @@ impl Session {
 
     fn end(&mut self) {
         if let Some(session) = self.session.take() {
-            session.unmount(false).unwrap();
+            unmount_when_free(|| match session.unmount(false) {
+                Err(MountError::Busy(_)) => None,
+                ended => ended.map(Some).unwrap(),
+            });
             assert!(self.runtime.block_on(session.ended_within(LIMIT)), "the session goes on after umount");
         }
     }
@@ -91,6 +95,7 @@ fn test_files_directories_links_and_attributes() {
         builder.file(many, format!("name-{number:05}"), vec![b'x'; number % 7]);
     }
     let tree = builder.build();
+    let _remembered = kernel_caches::remembered();
     let mut mount = Session::start(&tree, LONG, 2);
 
     assert_eq!(fs::read(mount.join("file")).unwrap(), content);
@@ -125,6 +130,7 @@ fn test_second_look_costs_no_request() {
     for number in 0..100 {
         builder.file(dir, format!("{number:03}"), "content");
     }
+    let _remembered = kernel_caches::remembered();
     let mount = Session::start(&builder.build(), LONG, 1);
     let requests = |op| mount.requests(op);
     let walk = || {
@@ -297,7 +303,7 @@ fn test_remounted_for_writing_nothing_can_be_written() {
 fn test_unmounted_by_somebody_else() {
     let mut mount = Session::start(&MemoryTree::default_tree(), LONG, 2);
     let start = Instant::now();
-    rustix::mount::unmount(mount.folder.path(), rustix::mount::UnmountFlags::empty()).unwrap();
+    unmount_at(mount.folder.path());
     let session = mount.session.take().unwrap();
     assert!(mount.runtime.block_on(session.ended_within(LIMIT)), "after {:?}", start.elapsed());
     assert!(session.unmount(false).is_err(), "a later mount on the same place is not ours to unmount");

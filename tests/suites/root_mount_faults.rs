@@ -18,6 +18,8 @@ use stash_tests::servers::{Answer, Minio, Recorded, Recorder, Toxiproxy};
 use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(2);
+/// What a machine that does much else takes beside.
+const SLACK: Duration = Duration::from_secs(5);
 const PASSWORD: &str = "password";
 
 /// Files of 300 KB, none like another.
@@ -100,7 +102,7 @@ fn test_a_store_that_fails_is_an_error_in_time_and_then_read_again() {
         let took = started.elapsed();
         assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()), "{fault}: {error}");
         // The kernel asks again for the one page that the program wants.
-        assert!(took < DEADLINE * 3 + Duration::from_secs(1), "{fault}: {took:?}");
+        assert!(took < DEADLINE * 3 + SLACK, "{fault}: {took:?}");
         match fault {
             "cut" => proxy.set_enabled(true),
             "silence" => proxy.remove("timeout"),
@@ -204,7 +206,7 @@ fn test_a_store_that_answers_wrong_is_an_error_in_time_and_then_read_again() {
             let took = started.elapsed();
             assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()), "{fault:?}, {what}: {error}");
             // The kernel asks again for the one page that the program wants.
-            assert!(took < DEADLINE * 3 + Duration::from_secs(1), "{fault:?}, {what}: {took:?}");
+            assert!(took < DEADLINE * 3 + SLACK, "{fault:?}, {what}: {took:?}");
             // Lines are written after the answer.
             let log = wait_for(&format!("{cause:?} in the log of {fault:?}, {what}"), || {
                 let log = mount.stderr()[logged..].to_owned();

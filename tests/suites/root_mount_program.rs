@@ -2,15 +2,18 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rustix::process::{Pid, Signal, kill_process};
-use stash_tests::mounted::{Mounted, clean, mounted_device, program, stash_fs, wait_for};
+use stash_tests::mounted::{
+    Mounted, clean, mounted_device, program, stash_fs, umount_when_free, unmount_when_free, wait_for,
+};
 use stash_tests::restic::Restic;
+use stash_tests::servers::free_port;
 use tempfile::TempDir;
 
 /// A repository with one snapshot of a small directory, and that directory.
@@ -131,12 +134,11 @@ fn test_second_signal_ends_at_once() {
 fn test_unmounted_by_umount_exits_0() {
     let (restic, _) = repository();
     let mut mount = restic.mount().mount();
-    assert!(Command::new("umount").arg(mount.path()).status().unwrap().success());
+    unmount_when_free(|| Command::new("umount").arg(mount.path()).status().unwrap().success().then_some(()));
     assert!(mount.wait().success(), "{}", mount.stderr());
 
     let mut mount = restic.mount().mount();
-    let output = umount(mount.path(), &[]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    umount_when_free(mount.path());
     assert!(mount.wait().success(), "{}", mount.stderr());
     let output = umount(mount.path(), &[]);
     assert_eq!(output.status.code(), Some(1));
@@ -176,8 +178,7 @@ fn test_dead_mount_is_named_and_can_be_unmounted() {
         "{}",
         refused.stderr
     );
-    let output = umount(&mountpoint.path(), &[]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    umount_when_free(&mountpoint.path());
     assert!(restic.mount().on(mountpoint.path()).mount().unmount().success());
 }
 
@@ -267,7 +268,7 @@ fn test_daemon_returns_when_the_tree_can_be_read() {
     wait_for("figures in the log", || {
         fs::read_to_string(&log).unwrap_or_default().contains("served 7 bytes").then_some(())
     });
-    assert!(umount(&mountpoint.path(), &[]).status.success());
+    umount_when_free(&mountpoint.path());
     wait_for_no_process(&mountpoint.path());
     assert!(fs::read_to_string(&log).unwrap().contains("mounted"));
 }
@@ -390,8 +391,7 @@ fn get(address: &str, path: &str) -> String {
 #[test]
 fn test_figures_over_http_and_by_sigusr1() {
     let (restic, source) = repository();
-    // A port that was free a moment ago.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let mount = restic.mount().arg(format!("--metrics={port}")).mount();
     assert_eq!(fs::read(below(mount.path(), &source).join("dir/big")).unwrap().len(), 3 << 20);
     let figures = get(&format!("127.0.0.1:{port}"), "/metrics");

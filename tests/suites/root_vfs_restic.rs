@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use stash_repo::Timestamp;
 use stash_tests::fixture::{make_every_kind, pattern};
+use stash_tests::mounted::{unmount_when_free, wait_for};
 use stash_tests::restic::Restic;
 use stash_tests::tree_reader::{list, open, read_all, show, walk};
 use stash_vfs::{FileType, Ino, NamespaceOptions, Vfs, VfsError};
@@ -51,6 +52,21 @@ fn is_stored(path: &Path) -> bool {
     !path.symlink_metadata().unwrap().file_type().is_socket()
 }
 
+async fn assert_same_xattrs(vfs: &Vfs, ino: Ino, path: &Path) {
+    let shown = path.display();
+    let mut names: Vec<_> = vfs.listxattr(ino).await.unwrap();
+    names.sort();
+    let mut expected: Vec<_> = xattr::list(path).unwrap().collect();
+    expected.sort();
+    assert_eq!(names.len(), expected.len(), "{shown}: {names:?}");
+    for (own, expected) in names.iter().zip(&expected) {
+        assert_eq!(own, expected.as_bytes(), "{shown}");
+        let value = xattr::get(path, expected).unwrap().unwrap();
+        assert_eq!(vfs.getxattr(ino, own).await.unwrap(), value, "{shown}");
+    }
+    assert!(matches!(vfs.getxattr(ino, b"user.none").await, Err(VfsError::NoAttribute)), "{shown}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn test_every_kind_of_inode_is_as_it_was() {
     let restic = Restic::init();
@@ -92,19 +108,10 @@ async fn test_every_kind_of_inode_is_as_it_was() {
             FileType::Fifo | FileType::Socket => {}
         }
         if attr.kind != FileType::Symlink {
-            let mut names: Vec<_> = vfs.listxattr(attr.ino).await.unwrap();
-            names.sort();
-            let mut expected: Vec<_> = xattr::list(path).unwrap().collect();
-            expected.sort();
-            assert_eq!(names.len(), expected.len(), "{name}: {names:?}");
-            for (own, expected) in names.iter().zip(&expected) {
-                assert_eq!(own, expected.as_bytes(), "{name}");
-                let value = xattr::get(path, expected).unwrap().unwrap();
-                assert_eq!(vfs.getxattr(attr.ino, own).await.unwrap(), value, "{name}");
-            }
-            assert!(matches!(vfs.getxattr(attr.ino, b"user.none").await, Err(VfsError::NoAttribute)), "{name}");
+            assert_same_xattrs(&vfs, attr.ino, path).await;
         }
     }
+    assert_same_xattrs(&vfs, Ino::ROOT, &source).await;
     let linked: Vec<Ino> =
         ["/linked", "/dir/linked-too", "/many/linked-three"].map(|name| shown[name.as_bytes()].ino).to_vec();
     assert!(linked.iter().all(|ino| *ino == linked[0]), "{linked:?}");
@@ -187,7 +194,7 @@ fn restic_mount(restic: &Restic, arguments: &[&str]) -> BTreeMap<String, Option<
     fs::create_dir_all(&mountpoint).unwrap();
     let mut child = restic.command().arg("mount").args(arguments).arg(&mountpoint).spawn().unwrap();
     let device = fs::metadata(restic.scratch()).unwrap().dev();
-    stash_tests::mounted::wait_for("restic's mount", || {
+    wait_for("restic's mount", || {
         let there = fs::metadata(&mountpoint).is_ok_and(|meta| meta.dev() != device);
         (there && fs::read_dir(&mountpoint).is_ok()).then_some(())
     });
@@ -205,7 +212,8 @@ fn restic_mount(restic: &Restic, arguments: &[&str]) -> BTreeMap<String, Option<
             found.insert(name, link);
         }
     }
-    stash_tests::fixture::run(std::process::Command::new("fusermount3").arg("-u").arg(&mountpoint));
+    let unmount = || std::process::Command::new("fusermount3").arg("-u").arg(&mountpoint).status().unwrap();
+    unmount_when_free(|| unmount().success().then_some(()));
     child.wait().unwrap();
     found
 }

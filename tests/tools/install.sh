@@ -9,7 +9,7 @@ bin=${STASH_FS_TOOLS:-/var/tmp/stash-fs-tools}/bin
 
 packages=(fuse3 gcc libc6-dev make)
 if [ "$what" = test ]; then
-  packages+=(acl attr openssh-client openssh-server openssl rclone restic rsync tar unzip util-linux)
+  packages+=(acl attr diffutils e2fsprogs git openssh-client openssh-server openssl rclone restic rsync tar unzip util-linux)
   # The cluster.
   packages+=(busybox-static conntrack containerd containernetworking-plugins etcd-server iproute2 iptables runc)
 fi

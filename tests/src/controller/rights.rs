@@ -24,6 +24,15 @@ pub(super) fn restricted(kubeconfig: &Path, namespace: &str) -> PathBuf {
     kubeconfig_of(&kubectl, namespace, ACCOUNT)
 }
 
+/// Where [`restricted`] has left its kubeconfig.
+pub(super) fn restricted_path(kubeconfig: &Path, namespace: &str) -> PathBuf {
+    path_of(kubeconfig, namespace, ACCOUNT)
+}
+
+fn path_of(kubeconfig: &Path, namespace: &str, account: &str) -> PathBuf {
+    kubeconfig.with_file_name(format!("{account}-of-{namespace}.conf"))
+}
+
 /// Writes a kubeconfig of an account beside that of `kubectl`, which may do all.
 pub fn kubeconfig_of(kubectl: &Kubectl, namespace: &str, account: &str) -> PathBuf {
     let token = kubectl.run(&["--namespace", namespace, "create", "token", account, "--duration=24h"]);
@@ -31,7 +40,7 @@ pub fn kubeconfig_of(kubectl: &Kubectl, namespace: &str, account: &str) -> PathB
     for user in config["users"].as_array_mut().unwrap() {
         user["user"] = json!({ "token": token.trim() });
     }
-    let path = kubectl.kubeconfig().with_file_name(format!("{account}-of-{namespace}.conf"));
+    let path = path_of(kubectl.kubeconfig(), namespace, account);
     fs::write(&path, config.to_string()).unwrap();
     path
 }

@@ -193,7 +193,7 @@ async fn root_sftp_through_ssh() {
     conform(&reach(&sshd.repository(&dir.path().join("repo")), &options).await).await;
 
     // A host key that is not known: ssh's own refusal is told.
-    options.deadline = Duration::from_secs(3);
+    options.deadline = Duration::from_secs(10);
     options.extended.insert("sftp.args".into(), "-F none -o BatchMode=yes -o UserKnownHostsFile=/dev/null".into());
     let error = reach(&sshd.repository(dir.path()), &options).await.list(FileKind::Key).await.unwrap_err();
     assert_eq!(error.kind, BackendErrorKind::Unavailable);

@@ -10,6 +10,8 @@ use stash_repo::{BackendErrorKind as Kind, Id};
 use stash_tests::servers::{Peer, Script};
 
 const DEADLINE: Duration = Duration::from_secs(2);
+/// What a machine that does much else takes beside.
+const SLACK: Duration = Duration::from_secs(5);
 
 async fn reach(peer: &Peer) -> [(Arc<dyn Backend>, ConnectOptions); 2] {
     let s3 = format!("s3:http://{}/bucket/repo", peer.address());
@@ -63,7 +65,7 @@ async fn a_read_ends_in_time_with_the_right_error() {
             let elapsed = begun.elapsed();
             let what = format!("{} {script:?}: {error}", backend.location());
             assert_eq!((error.kind, error.retry), (kind, retry), "{what}");
-            assert!(elapsed < DEADLINE + Duration::from_secs(1), "{what}: {elapsed:?}");
+            assert!(elapsed < DEADLINE + SLACK, "{what}: {elapsed:?}");
             let text = error.to_string();
             assert!(!text.contains("hush") && !text.contains("secret") && !text.contains("169.254"), "{what}");
             assert!(text.starts_with("read data/"), "{what}");
@@ -92,7 +94,7 @@ async fn a_list_fails_as_a_whole() {
             let begun = Instant::now();
             let error = backend.list(FileKind::Snapshot).await.unwrap_err();
             assert_eq!(error.kind, kind, "{} {script:?}: {error}", backend.location());
-            assert!(begun.elapsed() < DEADLINE * 2 + Duration::from_secs(1), "{script:?}: {:?}", begun.elapsed());
+            assert!(begun.elapsed() < DEADLINE * 2 + SLACK, "{script:?}: {:?}", begun.elapsed());
             assert!(!error.to_string().contains("secret") && !error.to_string().contains("html"), "{error}");
         }
     }

@@ -11,7 +11,7 @@ async fn a_bucket_is_reached_through_toxiproxy_and_its_faults_come_and_go() {
     let proxy = toxiproxy.proxy(minio.address());
     let location = Location::parse(&Minio::repository_at(proxy.address(), "bucket", "a/b")).unwrap();
     let environment = minio.environment();
-    let deadline = std::time::Duration::from_secs(2);
+    let deadline = std::time::Duration::from_secs(5);
     let options = ConnectOptions { environment, deadline, ..ConnectOptions::default() };
     let backend = connect(&location, &options).await.unwrap();
     assert_eq!(backend.list(FileKind::Snapshot).await.unwrap(), []);

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::UnmountFlags;
 use stash_proto::job::{ErrorCode, JobReport, Outcome};
 use stash_repo::backend::{ConnectOptions, Location, connect};
 use stash_repo::lock::{Held, hostname};
 use stash_repo::write::Access;
+use stash_tests::mounted::unmount_at;
 use stash_tests::restic::Restic;
 
 use super::{Ended, Files, sources};
@@ -133,7 +133,7 @@ struct Unmount(PathBuf);
 
 impl Drop for Unmount {
     fn drop(&mut self) {
-        rustix::mount::unmount(&self.0, UnmountFlags::empty()).unwrap();
+        unmount_at(&self.0);
     }
 }
 

@@ -220,6 +220,16 @@ fn test_restore_follows_patterns_and_flags() {
     assert_eq!((there.as_str(), ended.error()), ("extra", Some(ErrorCode::BadSpec)), "{}", ended.said);
 }
 
+/// Renames the largest pack of those that were not there before; returns where it was, and where it is.
+fn put_aside_the_largest_pack(restic: &Restic, before: &[String]) -> (PathBuf, PathBuf) {
+    let new = restic.files("data").into_iter().filter(|name| !before.contains(name));
+    let paths = new.map(|name| restic.path().join("data").join(&name[..2]).join(name));
+    let stored = paths.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let aside = stored.with_extension("aside");
+    fs::rename(&stored, &aside).unwrap();
+    (stored, aside)
+}
+
 #[test]
 fn test_restore_names_what_it_lacks_and_marks_the_volume() {
     let workload = Target::new(&["/data"]);
@@ -230,11 +240,7 @@ fn test_restore_names_what_it_lacks_and_marks_the_volume() {
     fs::write(workload.at("/data/bad"), pattern(1 << 20, 2)).unwrap();
     back_up(&restic, workload.root.path(), "host-0", &["/data"]);
     // The largest of the new packs holds the second file.
-    let new = restic.files("data").into_iter().filter(|name| !before.contains(name));
-    let path = |name: &String| restic.path().join("data").join(&name[..2]).join(name);
-    let stored = new.map(|name| path(&name)).max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
-    let aside = stored.with_extension("aside");
-    fs::rename(&stored, &aside).unwrap();
+    let (stored, aside) = put_aside_the_largest_pack(&restic, &before);
     let target = Target::new(&["/data"]);
     let task = target.task(&["/data"], vec![latest("host-0", "/data")]);
     let ended = job(&restic, task.clone()).run();
@@ -247,6 +253,51 @@ fn test_restore_names_what_it_lacks_and_marks_the_volume() {
     assert_eq!((ended.restored().restored_bytes, ended.restored().unchanged_bytes), (1 << 20, 1 << 20));
     assert!(!target.is_marked("/data"));
     assert_eq!(rsync_differences(&["-a"], &workload.at("/data"), &target.at("/data")), "");
+}
+
+#[test]
+fn test_restore_marks_a_volume_that_lies_in_another() {
+    let mounts = ["/data", "/data/inner", "/data-2"];
+    let workload = Target::new(&mounts);
+    let restic = Restic::init_with_ours("2");
+    fs::write(workload.at("/data/file"), "a").unwrap();
+    back_up(&restic, workload.root.path(), "host-0", &["/data"]);
+    let before = restic.files("data");
+    fs::write(workload.at("/data/inner/bad"), pattern(1 << 20, 2)).unwrap();
+    back_up(&restic, workload.root.path(), "host-0", &["/data"]);
+    // The largest of the new packs holds what lies in the inner volume.
+    let (stored, aside) = put_aside_the_largest_pack(&restic, &before);
+    let target = Target::new(&mounts);
+    // Who else restored what they share stays written down.
+    xattr::set(target.at("/data/inner"), "user.stash-fs.restored-by", b"u/host-1").unwrap();
+    let task = target.task(&mounts, vec![latest("host-0", "/data")]);
+    let ended = job(&restic, task.clone()).run();
+    assert_eq!((ended.code, ended.error()), (3, Some(ErrorCode::PartlyRestored)), "{}", ended.said);
+    assert!(ended.restored().failed.names[0].starts_with("/data/inner/bad: "), "{}", ended.said);
+    assert_eq!(mounts.map(|mount| target.is_marked(mount)), [true, true, false]);
+    fs::rename(&aside, &stored).unwrap();
+    let ended = well(job(&restic, task.clone()).run());
+    assert_eq!(mounts.map(|mount| target.is_marked(mount)), [false; 3], "{}", ended.said);
+    assert_eq!(rsync_differences(&["-a"], &workload.at("/data"), &target.at("/data")), "");
+    assert_eq!(
+        xattr::get(target.at("/data/inner"), "user.stash-fs.restored-by").unwrap().as_deref(),
+        Some(&b"u/host-1"[..])
+    );
+
+    // A snapshot that has no such directory removes neither the volume nor, before all is restored, its mark.
+    let bare = Restic::init_with_ours("2");
+    let empty = Target::new(&["/data"]);
+    fs::write(empty.at("/data/file"), pattern(1 << 20, 3)).unwrap();
+    back_up(&bare, empty.root.path(), "host-0", &["/data"]);
+    let (stored, aside) = put_aside_the_largest_pack(&bare, &[]);
+    let task = RestoreTask { args: vec!["--delete".to_owned()], ..task };
+    let ended = job(&bare, task.clone()).run();
+    assert_eq!(ended.error(), Some(ErrorCode::PartlyRestored), "{}", ended.said);
+    assert_eq!(mounts.map(|mount| target.is_marked(mount)), [true, true, false]);
+    fs::rename(&aside, &stored).unwrap();
+    well(job(&bare, task).run());
+    assert_eq!(mounts.map(|mount| target.is_marked(mount)), [false; 3]);
+    assert_eq!(fs::read_dir(target.at("/data/inner")).unwrap().count(), 0);
 }
 
 #[test]

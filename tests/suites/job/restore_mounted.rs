@@ -105,11 +105,12 @@ fn root_test_mounted_by_fuse_comes_back_with_links_and_attributes() {
     };
     let ended = well(run(task));
     assert_eq!(rsync_differences(&["-aHAX"], &data, &to.path().join(&mount[1..])), "", "{}", ended.said);
-    // A folder of the snapshot, mounted by itself.
-    let folder = Mounted::builder(restic.path(), restic.password()).root(&format!("latest:{mount}/dir/deep")).mount();
+    // A folder of the snapshot, mounted by itself: what that folder has comes back as well.
+    let folder = Mounted::builder(restic.path(), restic.password()).root(&format!("latest:{mount}")).mount();
     let volume = tempfile::tempdir().unwrap();
     well(run(all(folder.path(), volume.path())));
-    assert_eq!(rsync_differences(&["-aHAX"], &data.join("dir/deep"), volume.path()), "");
+    assert_eq!(rsync_differences(&["-aHAX"], &data, volume.path()), "");
+    assert_eq!(xattr::get(volume.path(), "user.of-the-top").unwrap().as_deref(), Some(&b"x"[..]));
 }
 
 #[test]
@@ -241,7 +242,7 @@ fn root_test_mounted_that_is_stopped_goes_on() {
     for n in 0..4 {
         fs::write(from.path().join(format!("data/file-{n}")), pattern(6 << 20, n)).unwrap();
     }
-    // Of several ranges.
+    // Which several read at once.
     fs::write(from.path().join("data/large"), pattern(40 << 20, 9)).unwrap();
     let backup = BackupTask {
         host: "host-0".to_owned(),

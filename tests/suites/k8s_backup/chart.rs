@@ -6,6 +6,7 @@ use std::process::Command;
 
 use serde_json::json;
 use stash_tests::cluster::{Image, Namespace, wait_until};
+use stash_tests::controller::IMAGE;
 use stash_tests::fixture::run;
 use stash_tests::mounted::{clean, sibling};
 use stash_tests::servers::tool;
@@ -32,7 +33,7 @@ pub(super) fn install<'w>(world: &'w World, more: &[&str]) -> Namespace<'w> {
     let config = json!({"Entrypoint": ["/usr/bin/stash-csi"], "Env": ["PATH=/usr/bin"]});
     world.cluster.import(&Image::new(CSI_IMAGE, config).file("/usr/bin/stash-csi", &sibling("stash-csi")));
     let release = world.cluster.namespace();
-    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("deploy/charts/stash-fs");
+    let chart = chart();
     let values = [
         // Other suites of this cluster bring the definitions.
         "crds.install=false",
@@ -44,11 +45,31 @@ pub(super) fn install<'w>(world: &'w World, more: &[&str]) -> Namespace<'w> {
         "controller.jitter=0s",
         "node.daemon.deadline=8s",
     ];
-    let mut arguments =
-        vec!["install", "stash-fs", chart.to_str().unwrap(), "--namespace", release.name(), "--wait", "--timeout=2m"];
+    let mut arguments = vec!["install", "stash-fs", &chart, "--namespace", release.name(), "--wait", "--timeout=2m"];
     values.iter().chain(more).for_each(|value| arguments.extend(["--set", value]));
     helm(world, &arguments);
     release
+}
+
+/// Has all images replaced by others. The keeper's pods are for others to delete.
+pub(super) fn upgrade(world: &World, release: &Namespace<'_>) {
+    let chart = chart();
+    let mut arguments =
+        vec!["upgrade", "stash-fs", &chart, "--namespace", release.name(), "--reuse-values", "--wait", "--timeout=2m"];
+    let mut values = Vec::new();
+    for image in [CONTROLLER_IMAGE, CSI_IMAGE, IMAGE] {
+        let next = image.replace(":test", ":next");
+        run(world.cluster.on_node("ctr").args(["-n", "k8s.io", "images", "tag", "--force", image, &next]));
+    }
+    values.extend(["controller", "jobs", "keeper", "csi"].map(|image| format!("image.{image}.tag=next")));
+    values.iter().for_each(|value| arguments.extend(["--set", value]));
+    helm(world, &arguments);
+    release.run(&["rollout", "status", "daemonset/stash-fs-node", "--timeout=120s"]);
+}
+
+fn chart() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    root.join("deploy/charts/stash-fs").display().to_string()
 }
 
 pub(super) fn uninstall(world: &World, release: &Namespace<'_>) {
@@ -76,19 +97,19 @@ pub(super) fn test_chart(world: &World) {
     let done = shop.succeeded(&session);
     super::a_session_says_what_was_done(&done, &case);
     restic_restores(&shop, &case);
-    wait_until("the snapshot as an object", || {
-        let snapshots = shop.namespace.get("snapshots.repositories.stash.appscode.com")["items"].as_array()?.clone();
-        (!snapshots.is_empty()).then_some(())
-    });
+    shop.mirrored(case.name, 1);
 
     super::copies::test_copies(&shop, &case, &release);
+    super::at_start::test_at_start(&shop, &release);
     super::volumes::test_volumes(&shop, &release);
     super::populated::test_populated(&shop);
     super::stores::test_stores_under_a_volume(&shop);
 
     let pods = release.get("pods")["items"].as_array().unwrap().clone();
-    let controllers: Vec<_> =
-        pods.iter().filter(|pod| pod["spec"]["containers"][0]["image"] == CONTROLLER_IMAGE).collect();
+    let controllers: Vec<_> = pods
+        .iter()
+        .filter(|pod| pod["spec"]["containers"][0]["image"].as_str().unwrap().contains("/stash-controller:"))
+        .collect();
     assert_eq!(controllers.len(), 1, "{controllers:?}");
     assert_eq!(controllers[0]["status"]["containerStatuses"][0]["restartCount"], 0);
     let provisioner = release.run(&["logs", "deployment/stash-fs-provisioner"]);

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use stash_tests::cluster::{Namespace, wait_until};
+use stash_tests::cluster::Namespace;
 use stash_tests::servers::Counting;
 
 use super::restored::{content, restore, volume};
@@ -21,10 +21,7 @@ pub(super) fn test_copies(shop: &Shop<'_>, case: &Case, release: &Namespace<'_>)
     shop.configure_at(store.address(), "counted", &case.target, &json!({}));
     shop.trigger("counted", "counted-1");
     shop.succeeded("counted-1");
-    wait_until("the snapshot as an object", || {
-        let found = shop.namespace.run(&["get", "snapshots", "-l", "repository=counted", "-o", "name"]);
-        (!found.is_empty()).then_some(())
-    });
+    shop.mirrored("counted", 1);
     let into = |name: &str, replicas: u32| {
         json!({
             "replicas": replicas, "volumeMounts": [{"name": name, "mountPath": "/stash-data"}],

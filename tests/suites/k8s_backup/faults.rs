@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use stash_tests::cluster::{BUSYBOX, wait_until};
+use stash_tests::cluster::{self, BUSYBOX, wait_until};
 use stash_tests::servers::Proxy;
 
 use super::{Shop, World, claim, reference, template, workload};
@@ -88,7 +88,7 @@ fn a_pod_that_leaves_is_not_held_up(world: &World) {
         pods.iter().all(|pod| !pod["metadata"]["name"].to_string().contains("stash-backup-slow")).then_some(())
     });
     // The bound is 10 s; a busy machine and the test's own looks take the rest.
-    assert!(left.elapsed() < Duration::from_secs(30), "{:?}", left.elapsed());
+    assert!(left.elapsed() < Duration::from_secs(60), "{:?}", left.elapsed());
 }
 
 fn a_node_is_drained_during_a_backup(world: &World) {
@@ -97,11 +97,13 @@ fn a_node_is_drained_during_a_backup(world: &World) {
     let nodes = shop.namespace.get("nodes");
     let node = nodes["items"][0]["metadata"]["name"].as_str().unwrap();
     let how = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", "--grace-period=5", "--timeout=90s"];
+    let drain = cluster::drain();
     // It fails if a pod, the Job's included, does not leave.
     world.kubectl().run(&[&["drain", node][..], &how].concat());
     let why = disrupted(&shop.ended("slow"));
     assert!(!why.is_empty());
     world.kubectl().run(&["uncordon", node]);
+    drop(drain);
     slow.remove("uploads");
     shop.namespace.run(&["rollout", "status", "deployment/web", "--timeout=120s"]);
     shop.trigger("web", "again");

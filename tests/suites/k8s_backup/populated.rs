@@ -12,8 +12,7 @@ use super::volumes::kill;
 const PROVISIONER: &str = "--provision";
 
 pub(super) fn test_populated(shop: &Shop<'_>) {
-    let snapshots = shop.namespace.get("snapshots.repositories.stash.appscode.com");
-    let snapshot = snapshots["items"][0]["metadata"]["name"].as_str().unwrap();
+    let snapshot = shop.snapshots("claim").remove(0);
     let claim = |namespace: &Namespace<'_>, annotations: Value| {
         namespace.apply(json!({
             "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "copy", "annotations": annotations},

@@ -71,16 +71,22 @@ fn back_up(shop: &Shop<'_>, name: &str, target: &Value) {
     shop.succeeded(&session);
 }
 
-pub(super) fn restore(shop: &Shop<'_>, name: &str, repository: &str, target: &Value) -> Value {
+/// Restores, and returns how it ended.
+pub(super) fn ended(shop: &Shop<'_>, name: &str, repository: &str, target: &Value) -> Value {
     shop.namespace.apply(json!({
         "apiVersion": "stash.appscode.com/v1beta1", "kind": "RestoreSession", "metadata": {"name": name},
         "spec": {"repository": {"name": repository}, "timeOut": "5m", "target": target}
     }));
-    let ended = wait_until(&format!("restore {name} to end"), || {
+    wait_until(&format!("restore {name} to end"), || {
         let object = shop.namespace.get(&format!("restoresession/{name}"));
         let phase = object["status"]["phase"].as_str().unwrap_or_default();
         ["Succeeded", "Failed", "Invalid"].contains(&phase).then_some(object)
-    });
+    })
+}
+
+/// Restores, well.
+pub(super) fn restore(shop: &Shop<'_>, name: &str, repository: &str, target: &Value) -> Value {
+    let ended = ended(shop, name, repository, target);
     assert_eq!(ended["status"]["phase"], "Succeeded", "{name}: {:#}", ended["status"]);
     ended
 }

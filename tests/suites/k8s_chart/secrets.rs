@@ -4,16 +4,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use stash_tests::cluster::{Kubectl, Namespace, wait_until};
-use stash_tests::controller::{Controller, kubeconfig_of};
 
-use super::{ACCOUNT, Helm, NAMESPACE, chart, get, merge, merged, names, server, server_log};
+use super::{ACCOUNT, Installed, NAMESPACE, get, merge, merged, names};
 
 /// The name of the Role and of its binding.
 const ROLE: &str = "stash-fs-repositories";
 /// The same, where hooks are commands.
 const HOOKS: &str = "stash-fs-hooks";
-/// How soon a change of a Secret shows.
-const SOON: Duration = Duration::from_secs(5);
+/// How soon a change of a Secret shows: before the controller would look again by itself, which is after 10 s.
+const SOON: Duration = Duration::from_secs(9);
 
 fn repository(name: &str, secret: &str) -> Value {
     // An address that is refused: nothing is connected to.
@@ -54,14 +53,9 @@ fn reads(account: &Kubectl, namespace: &str, name: &str) -> bool {
 
 #[test]
 fn test_the_controller_reads_the_secrets_that_repositories_name_and_no_others() {
-    let server = server();
-    let (helm, kubectl) = (Helm::of(&server), server.kubectl());
-    helm.release("install", &chart(), &[]).unwrap();
-    kubectl.wait_for_definitions();
-    let kubeconfig = kubeconfig_of(kubectl, NAMESPACE, ACCOUNT);
-    let account = Kubectl::new(kubeconfig.clone());
-    let log = server_log(&helm);
-    let controller = Controller::start_as(&kubeconfig, &log, &["--jitter=0s", "--namespace", NAMESPACE]);
+    let installed = Installed::start();
+    let (server, kubectl, account) = (&installed.server, installed.kubectl(), installed.account());
+    let controller = installed.controller();
     let (shop, bank) = (server.namespace(), server.namespace());
     for namespace in [&shop, &bank] {
         ["a", "b"].iter().for_each(|name| namespace.apply(secret(name, &password())));
@@ -124,7 +118,7 @@ fn test_the_controller_reads_the_secrets_that_repositories_name_and_no_others() 
     assert!(!told.contains("forbidden") && !told.contains("denied"), "{told}");
     assert!(controller.stop());
     bank.run(&["delete", "repository", "one"]);
-    let controller = Controller::start_as(&kubeconfig, &log, &["--jitter=0s", "--namespace", NAMESPACE]);
+    let controller = installed.controller();
     for kind in ["roles", "rolebindings"] {
         wait_until(kind, || (!names(kubectl, kind).contains(&ROLE.to_owned())).then_some(()));
     }
@@ -134,11 +128,8 @@ fn test_the_controller_reads_the_secrets_that_repositories_name_and_no_others() 
 
 #[test]
 fn test_the_account_gives_itself_no_other_right() {
-    let server = server();
-    let (helm, kubectl) = (Helm::of(&server), server.kubectl());
-    helm.release("install", &chart(), &[]).unwrap();
-    kubectl.wait_for_definitions();
-    let account = Kubectl::new(kubeconfig_of(kubectl, NAMESPACE, ACCOUNT));
+    let installed = Installed::start();
+    let (kubectl, account) = (installed.kubectl(), installed.account());
     kubectl.run(&["create", "namespace", "shop"]);
     let mut of_shop = repository("one", "a");
     of_shop["metadata"]["namespace"] = json!("shop");
@@ -218,7 +209,7 @@ fn test_the_account_gives_itself_no_other_right() {
         (role("shop", json!({"rules": [good["rules"][0], good["rules"][0]]})), Some(reads_only)),
         (
             role("shop", json!({"metadata": {"name": "another"}})),
-            Some("of the names stash-fs-repositories and stash-fs-hooks only"),
+            Some("of the names stash-fs-repositories, stash-fs-hooks, stash-fs-restores only"),
         ),
         (role("default", json!({})), Some("no params found")),
         (role("default", json!({"metadata": {"labels": null}})), Some("with the label app.kubernetes.io/managed-by")),
@@ -229,7 +220,7 @@ fn test_the_account_gives_itself_no_other_right() {
         (binding("shop", json!({})), None),
         (
             binding("shop", json!({"metadata": {"name": "another"}})),
-            Some("of the names stash-fs-repositories and stash-fs-hooks only"),
+            Some("of the names stash-fs-repositories, stash-fs-hooks, stash-fs-restores only"),
         ),
         (binding("shop", json!({"roleRef": {"name": "another"}})), Some(binds)),
         (binding("shop", json!({"roleRef": {"kind": "ClusterRole"}})), Some(binds)),
@@ -291,7 +282,7 @@ fn labels() -> Value {
 }
 
 /// The Role as the controller makes it, with `more` over it.
-fn role(namespace: &str, more: Value) -> Value {
+pub(super) fn role(namespace: &str, more: Value) -> Value {
     let rule =
         json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["a"], "verbs": ["get", "list", "watch"]});
     let mut role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
@@ -327,14 +318,9 @@ fn hooks_binding(namespace: &str, more: Value) -> Value {
 
 #[test]
 fn test_commands_are_allowed_where_hooks_are_some() {
-    let server = server();
-    let (helm, kubectl) = (Helm::of(&server), server.kubectl());
-    helm.release("install", &chart(), &[]).unwrap();
-    kubectl.wait_for_definitions();
-    let kubeconfig = kubeconfig_of(kubectl, NAMESPACE, ACCOUNT);
-    let account = Kubectl::new(kubeconfig.clone());
-    let log = server_log(&helm);
-    let controller = Controller::start_as(&kubeconfig, &log, &["--jitter=0s", "--namespace", NAMESPACE]);
+    let installed = Installed::start();
+    let (server, account) = (&installed.server, installed.account());
+    let controller = installed.controller();
     let (shop, bank) = (server.namespace(), server.namespace());
     let runs = |namespace: &Namespace<'_>| {
         ["get", "create"].map(|verb| {
@@ -371,7 +357,7 @@ fn test_commands_are_allowed_where_hooks_are_some() {
     assert_eq!(runs(&bank), both);
     controller.kill();
     bank.run(&["delete", "restoresession", "one"]);
-    let controller = Controller::start_as(&kubeconfig, &log, &["--jitter=0s", "--namespace", NAMESPACE]);
+    let controller = installed.controller();
     wait_until("the right to go after a restart", || (runs(&bank) == none).then_some(()));
     let told = controller.log();
     assert!(!told.contains("forbidden") && !told.contains("denied"), "{told}");
@@ -382,13 +368,9 @@ fn test_commands_are_allowed_where_hooks_are_some() {
 fn test_hundreds_of_repositories_are_no_trouble() {
     const SPACES: usize = 3;
     const EACH: usize = 100;
-    let server = server();
-    let (helm, kubectl) = (Helm::of(&server), server.kubectl());
-    helm.release("install", &chart(), &[]).unwrap();
-    kubectl.wait_for_definitions();
-    let kubeconfig = kubeconfig_of(kubectl, NAMESPACE, ACCOUNT);
-    let log = server_log(&helm);
-    let controller = Controller::start_as(&kubeconfig, &log, &["--jitter=0s", "--namespace", NAMESPACE]);
+    let installed = Installed::start();
+    let kubectl = installed.kubectl();
+    let controller = installed.controller();
     let spaces: Vec<String> = (0..SPACES).map(|number| format!("shop-{number}")).collect();
     let in_space = |mut object: Value, namespace: &str| {
         object["metadata"]["namespace"] = json!(namespace);
@@ -425,7 +407,7 @@ fn test_hundreds_of_repositories_are_no_trouble() {
     };
     let before = versions();
     controller.kill();
-    let controller = Controller::start_as(&kubeconfig, &log, &["--jitter=0s", "--namespace", NAMESPACE]);
+    let controller = installed.controller();
     kubectl.apply(&in_space(secret("s77", &password()), &spaces[1]));
     wait_until("the one that changed", || (count("BackendSecretKeyMissing") == 0).then_some(()));
     assert_eq!(before.iter().zip(&versions()).filter(|(before, after)| before != after).count(), 1);

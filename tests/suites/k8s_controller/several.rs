@@ -32,7 +32,7 @@ fn one_acts_and_another_takes_over(world: &World) {
     // Who comes back under its name goes on at once.
     first.kill();
     let started = Instant::now();
-    let first = world.controller_named("again", &["--identity=a"]);
+    let first = world.controller_again("again", &["--identity=a"]);
     wait_until("the first to act again", || acts(&first).then_some(()));
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     assert!(!acts(&second));

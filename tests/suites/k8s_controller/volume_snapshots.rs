@@ -21,12 +21,7 @@ fn define(world: &World) {
         },
         "spec": {"group": "snapshot.storage.k8s.io", "scope": "Namespaced", "names": names, "versions": [version]}
     }));
-    world.kubectl().run(&[
-        "wait",
-        "crd/volumesnapshots.snapshot.storage.k8s.io",
-        "--for=condition=Established",
-        "--timeout=60s",
-    ]);
+    world.kubectl().wait_for_definitions();
 }
 
 fn ready(shop: &Shop<'_>, name: &str) -> Value {
@@ -53,11 +48,14 @@ pub(super) fn volume_snapshots_are_taken_and_kept_by_policy(world: &World) {
     assert!(ensured.is_none() && said(&failed["status"]["targets"][0]) == ["BackupExecutorEnsured=False"], "{failed}");
 
     define(world);
-    shop.namespace.apply(json!({
-        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": {"name": "by-hand"},
-        "spec": {"source": {"persistentVolumeClaimName": "data"}}
-    }));
-    ready(&shop, "by-hand");
+    let by_hand = |name: &str| {
+        shop.namespace.apply(json!({
+            "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": {"name": name},
+            "spec": {"source": {"persistentVolumeClaimName": "data"}}
+        }));
+        ready(&shop, name);
+    };
+    by_hand("by-hand");
     for round in [1, 2] {
         shop.trigger(&format!("vs-{round}"));
         let snapshot = ready(&shop, &format!("data-{round}"));
@@ -72,4 +70,75 @@ pub(super) fn volume_snapshots_are_taken_and_kept_by_policy(world: &World) {
         shop.list("volumesnapshots").iter().map(|snapshot| snapshot["metadata"]["name"].clone()).collect();
     assert_eq!(names, ["by-hand", "data-2"], "retention touches its own only");
     assert!(shop.list("jobs").is_empty());
+    // What has the name already is not this session's backup, complete as it is.
+    by_hand("data-3");
+    shop.trigger("vs-3");
+    let failed = shop.wait_for_phase("vs-3", "Failed");
+    let ensured = &failed["status"]["targets"][0]["conditions"][0];
+    assert_eq!(
+        (&ensured["type"], &ensured["status"]),
+        (&json!("BackupExecutorEnsured"), &json!("False")),
+        "{failed:#}"
+    );
+    assert!(ensured["message"].as_str().unwrap().contains("VolumeSnapshot data-3 exists already"), "{failed:#}");
+    volume_snapshots_come_back(world, &shop);
+}
+
+/// Claims that name VolumeSnapshots, with the test as the cluster's storage. Each is a host, as in Stash.
+fn volume_snapshots_come_back(world: &World, shop: &Shop<'_>) {
+    for (name, mode) in [("at-once", "Immediate"), ("when-used", "WaitForFirstConsumer")] {
+        world.kubectl().apply(&json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name}, "provisioner": "none.example",
+            "volumeBindingMode": mode
+        }));
+    }
+    let restore = |name: &str, replicas: Value, claim: &str, class: &str, snapshot: &str| {
+        let source = json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": snapshot});
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": class, "dataSource": source,
+            "resources": {"requests": {"storage": "1Gi"}}});
+        let target =
+            json!({"replicas": replicas, "volumeClaimTemplates": [{"metadata": {"name": claim}, "spec": spec}]});
+        shop.namespace.apply(json!({
+            "apiVersion": "stash.appscode.com/v1beta1", "kind": "RestoreSession", "metadata": {"name": name},
+            "spec": {"driver": "VolumeSnapshotter", "target": target}
+        }));
+    };
+    let ended = |name: &str, phase: &str| {
+        wait_until(&format!("restore {name} to be {phase}"), || {
+            let object = shop.namespace.get(&format!("restoresession/{name}"));
+            (object["status"]["phase"] == phase).then_some(object)
+        })
+    };
+    restore("back", json!(2), "store-${POD_ORDINAL}", "at-once", "data-2");
+    for name in ["store-0", "store-1"] {
+        let made = wait_until("the claim", || shop.list("pvc").into_iter().find(|pvc| pvc["metadata"]["name"] == name));
+        assert_eq!(
+            (&made["spec"]["dataSource"]["name"], &made["metadata"]["ownerReferences"]),
+            (&json!("data-2"), &Value::Null)
+        );
+        shop.patch_status("pvc", name, &json!({"phase": "Bound"}));
+    }
+    let done = ended("back", "Succeeded");
+    let hosts: Vec<&str> =
+        done["status"]["stats"].as_array().unwrap().iter().map(|stats| stats["hostname"].as_str().unwrap()).collect();
+    assert_eq!((hosts, &done["status"]["totalHosts"]), (vec!["store-0", "store-1"], &json!(2)));
+    assert_eq!(
+        said(&done["status"]),
+        ["ValidationPassed=True", "RestoreExecutorEnsured=True", "MetricsPushed=True"],
+        "no Repository is read"
+    );
+
+    restore("lacking", Value::Null, "lacking", "at-once", "none");
+    let said = condition(&ended("lacking", "Failed"), "RestoreExecutorEnsured").unwrap();
+    assert!(said["message"].as_str().unwrap().ends_with("/none does not exist"), "{said}");
+    restore("taken", Value::Null, "store-0", "at-once", "data-2");
+    let said = condition(&ended("taken", "Failed"), "RestoreExecutorEnsured").unwrap();
+    assert!(said["message"].as_str().unwrap().contains("exists already"), "{said}");
+    restore("later", Value::Null, "later", "when-used", "data-2");
+    let unknown = ended("later", "Unknown");
+    let error = unknown["status"]["stats"][0]["error"].as_str().unwrap();
+    assert_eq!(error, "StorageClass when-used binds PersistentVolumeClaim later when its first pod comes");
+    for name in ["at-once", "when-used"] {
+        world.kubectl().run(&["delete", "storageclass", name]);
+    }
 }

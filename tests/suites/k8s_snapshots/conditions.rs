@@ -11,8 +11,9 @@ use super::{BUCKET, PASSWORD, Shop, World};
 
 const OPENED: &str = "BackendRepositoryInitialized";
 const FOUND: &str = "BackendRepositoryFound";
-/// How soon a change of a Repository or of its Secret shows. A store that is refused or wrong answers at once.
-const SOON: Duration = Duration::from_secs(15);
+/// How soon a change of a Repository or of its Secret shows: before the controller would look again by itself, which is after 30 s. A store
+/// that refuses connections is asked for up to 9 s.
+const SOON: Duration = Duration::from_secs(25);
 
 /// Removes the config of a shop's repository, or puts something else in its place.
 fn replace_config(shop: &Shop<'_>, prefix: &str, content: Option<&'static str>) {

@@ -96,6 +96,18 @@ fn volume(id: &str) -> Place {
     Place::Volume(id.into())
 }
 
+/// Holds the session `a`.
+fn hold_at(device: (u32, u32), volumes: &[&str]) -> Request {
+    let mut places = volumes.iter().map(|id| volume(id));
+    let place = places.next().unwrap();
+    let also = places.collect();
+    Request::Hold { session: name("a"), place, also, device, read_ahead_kib: 512, scratch_bytes: None }
+}
+
+fn unmount(session: &str, place: Option<&str>) -> Request {
+    Request::Unmount { session: name(session), lazy: false, place: place.map(volume) }
+}
+
 fn refusal(reply: Option<(Reply, Vec<OwnedFd>)>) -> Option<Refusal> {
     match reply {
         Some((Reply::Refused { kind, .. }, _)) => Some(kind),
@@ -121,8 +133,7 @@ fn test_what_is_held_is_given_to_the_next_daemon() {
     }
     let file = || OwnedFd::from(tempfile::tempfile().unwrap());
     let (table, in_flight, state) = (file(), file(), file());
-    let hold =
-        Request::Hold { session: name("a"), place: volume("v1"), device, read_ahead_kib: 512, scratch_bytes: None };
+    let hold = hold_at(device, &["v1"]);
     let descriptors = [&connection[0], &table, &in_flight, &state];
     // Nothing but a FUSE connection with its three files is a session.
     let wrong = null();
@@ -157,7 +168,7 @@ fn test_what_is_held_is_given_to_the_next_daemon() {
     assert_eq!(ask(&client, &Request::Settled, &[]).unwrap().0, Reply::Done);
     assert_eq!(mounted_device(&keeper.base().join("v2")), None);
     assert_eq!(mounted_device(&keeper.base().join("v1")), Some(device));
-    assert_eq!(ask(&client, &Request::Unmount { session: name("a"), lazy: false }, &[]).unwrap().0, Reply::Done);
+    assert_eq!(ask(&client, &unmount("a", None), &[]).unwrap().0, Reply::Done);
     assert_eq!(mounted_device(&keeper.base().join("v1")), None);
     assert_eq!(ask(&client, &Request::Release { session: name("a") }, &[]).unwrap().0, Reply::Done);
 }
@@ -171,6 +182,48 @@ fn test_mounts_that_nobody_served_are_detached_with_their_daemon() {
     wait_for("the mount is detached", || mounted_device(&keeper.base().join("v1")).is_none().then_some(()));
 }
 
+#[test]
+fn test_a_session_at_several_places() {
+    let mut keeper = Keeper::start("5s");
+    let client = keeper.connect();
+    let Some((Reply::Mounted { device }, connection)) = ask(&client, &mount_request("a", volume("v1")), &[]) else {
+        panic!("not mounted");
+    };
+    let bind = |id: &str| Request::Bind { session: name("a"), place: volume(id) };
+    let at = |keeper: &Keeper| ["v1", "v2"].map(|id| mounted_device(&keeper.base().join(id)) == Some(device));
+    assert_eq!(refusal(ask(&client, &bind("v2"), &[])), Some(Refusal::NotFound), "it is not served yet");
+    let file = || OwnedFd::from(tempfile::tempfile().unwrap());
+    let files = [file(), file(), file()];
+    let descriptors = [&connection[0], &files[0], &files[1], &files[2]];
+    assert_eq!(ask(&client, &hold_at(device, &["v1", "v2"]), &descriptors).unwrap().0, Reply::Done);
+    // Nobody answers the kernel: binding asks nothing of the mount.
+    for id in ["v2", "v2", "v1"] {
+        assert_eq!(ask(&client, &bind(id), &[]).unwrap().0, Reply::Done, "{id}");
+    }
+    assert_eq!(at(&keeper), [true, true]);
+    for (id, expected) in [("missing", Refusal::NotFound), ("../base/v1", Refusal::Forbidden)] {
+        assert_eq!(refusal(ask(&client, &bind(id), &[])), Some(expected), "{id}");
+    }
+    // Each place goes for itself, the first one too.
+    assert_eq!(ask(&client, &unmount("a", Some("v1")), &[]).unwrap().0, Reply::Done);
+    assert_eq!(at(&keeper), [false, true]);
+    assert_eq!(refusal(ask(&client, &unmount("a", Some("v1")), &[])), Some(Refusal::NotFound));
+    assert_eq!(ask(&client, &bind("v1"), &[]).unwrap().0, Reply::Done);
+    let Some((Reply::Held { place, also, .. }, _)) = ask(&client, &Request::Take { session: name("a") }, &[]) else {
+        panic!("not held");
+    };
+    assert_eq!((place, also), (volume("v2"), vec![volume("v1")]));
+
+    // The next keeper is told of both; the end of both is the end of all places.
+    keeper.restart("5s");
+    let client = keeper.connect();
+    assert_eq!(ask(&client, &hold_at(device, &["v2", "v1"]), &descriptors).unwrap().0, Reply::Done);
+    assert_eq!(ask(&client, &Request::Settled, &[]).unwrap().0, Reply::Done);
+    assert_eq!(at(&keeper), [true, true]);
+    drop((client, connection));
+    wait_for("both are detached", || (at(&keeper) == [false, false]).then_some(()));
+}
+
 /// What is in the scratch directory.
 fn scratch(keeper: &Keeper) -> usize {
     fs::read_dir(keeper.folder.path().join("scratch")).unwrap().count()
@@ -178,7 +231,7 @@ fn scratch(keeper: &Keeper) -> usize {
 
 #[test]
 fn test_a_keeper_goes_on_while_an_overlay_waits_for_a_daemon_that_does_not_answer() {
-    let keeper = Keeper::start("1s");
+    let keeper = Keeper::start("5s");
     let client = keeper.connect();
     let words = MountWords { source: "test".into(), allow_other: true, default_permissions: true };
     let mount = |session: &str, id: &str| Request::Mount {
@@ -196,16 +249,15 @@ fn test_a_keeper_goes_on_while_an_overlay_waits_for_a_daemon_that_does_not_answe
     assert_eq!(refusal(ask(&client, &overlay, &[])), Some(Refusal::NotFound), "it is not served yet");
     let file = || OwnedFd::from(tempfile::tempfile().unwrap());
     let (table, in_flight, state) = (file(), file(), file());
-    let (place, scratch_bytes) = (volume("v1"), Some(16 << 20));
-    let hold = Request::Hold { session: name("a"), place, device, read_ahead_kib: 512, scratch_bytes };
+    let (place, also, scratch_bytes) = (volume("v1"), Vec::new(), Some(16 << 20));
+    let hold = Request::Hold { session: name("a"), place, also, device, read_ahead_kib: 512, scratch_bytes };
     assert_eq!(ask(&client, &hold, &[&connection[0], &table, &in_flight, &state]).unwrap().0, Reply::Done);
     // Nobody answers the kernel, which asks for the root's attributes. The daemon ends.
     socket::send(client.as_fd(), &encode(&overlay).unwrap(), &[]).unwrap();
     drop((client, connection));
     let next = keeper.connect();
     assert!(matches!(ask(&next, &Request::Take { session: name("a") }, &[]), Some((Reply::Held { .. }, _))));
-    let busy = Request::Unmount { session: name("a"), lazy: true };
-    assert_eq!(refusal(ask(&next, &busy, &[])), Some(Refusal::Busy));
+    assert_eq!(refusal(ask(&next, &unmount("a", None), &[])), Some(Refusal::Busy));
     // Nobody serves it for longer than the pause: nothing is left of it.
     wait_for("it is given up", || {
         let taken = ask(&next, &Request::Take { session: name("a") }, &[]);

@@ -112,5 +112,5 @@ fn test_owners_are_mapped_for_pods_with_users_of_their_own() {
     assert_eq!(reads(USER).as_deref(), Some("mine"));
     assert_eq!(fs::metadata(node.volume("v1").join("secret")).unwrap().uid(), USER);
     unmount(&place, UnmountFlags::DETACH).unwrap();
-    node.unmount("v1", false).unwrap();
+    node.unmount_when_free("v1");
 }

@@ -7,6 +7,8 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use stash_control::Overlay;
+use stash_tests::fixture::run;
+use stash_tests::small_disk::SmallDisk;
 
 use super::*;
 
@@ -54,7 +56,7 @@ fn test_an_overlay_is_written_and_goes_whole() {
     chown(&source, Some(1000), Some(1001)).unwrap();
     fs::set_permissions(&source, fs::Permissions::from_mode(0o2751)).unwrap();
     restic.backup([&source]);
-    let node = Node::start();
+    let mut node = Node::start();
     let root = node.overlay(&restic, &source, "v1");
     let other = node.overlay(&restic, &source, "v2");
     let line = node.overlay_line("v1").unwrap();
@@ -96,15 +98,27 @@ fn test_an_overlay_is_written_and_goes_whole() {
     assert_eq!(node.unmount("v1", true), Ok(()));
     assert_eq!(node.overlay_line("v1"), None);
     assert_eq!(std::io::read_to_string(&open).unwrap(), "new", "an open file stays good");
+    // Nothing is mounted there: whoever wants the same again waits for its end, also where another daemon is asked.
+    for daemon in 0..2 {
+        if daemon > 0 {
+            node.restart_daemon();
+        }
+        wait_for("what is known of both", || {
+            let troubles: Vec<_> = node.list().into_iter().map(|mount| mount.trouble).collect();
+            matches!(&troubles[..], [one, two] if one.contains("detached") && two.is_empty()).then_some(())
+        });
+        assert_eq!(node.mount(overlay_of(&restic, &source, "v1", 32 << 20)), Err(Code::Aborted));
+    }
+    assert_eq!(std::io::read_to_string(&File::open(other.join("dir/f1")).unwrap()).unwrap(), "1");
     drop(open);
-    assert_eq!(node.unmount("v2", false), Ok(()));
-    assert_eq!(node.unmount("v2", false), Ok(()));
+    node.unmount_when_free("v2");
+    node.unmount_when_free("v2");
     node.nothing_is_left();
     wait_for("no mount is known", || node.list().is_empty().then_some(()));
     // What was written went with it.
     let root = node.overlay(&restic, &source, "v1");
     assert!(!root.join("new").exists() && root.join("dir/f2").exists());
-    assert_eq!(node.unmount("v1", false), Ok(()));
+    node.unmount_when_free("v1");
     node.nothing_is_left();
 }
 
@@ -139,7 +153,7 @@ fn test_a_full_scratch_space_is_the_writers_alone() {
     fs::remove_file(root.join("fill")).unwrap();
     fs::write(root.join("fill"), vec![4; 1 << 20]).unwrap();
     for volume in ["v1", "v2"] {
-        assert_eq!(node.unmount(volume, false), Ok(()));
+        node.unmount_when_free(volume);
     }
     node.nothing_is_left();
 }
@@ -169,7 +183,7 @@ fn test_overlays_are_asked_for_once_and_within_bounds() {
     node.settle(1);
     assert_eq!(node.mount(overlay_of(&restic, &source, "v1", 33 << 20)), Err(Code::AlreadyExists));
     assert!(node.mount(first).is_ok());
-    assert_eq!(node.unmount("v1", false), Ok(()));
+    node.unmount_when_free("v1");
     node.nothing_is_left();
 
     // A keeper without scratch space.
@@ -228,7 +242,7 @@ fn soak_a_writer_outlives_daemon_and_keeper() {
     let count: usize = fs::read_to_string(root.join("count")).unwrap().trim().parse().unwrap();
     assert_eq!(fs::read_to_string(root.join("log")).unwrap().lines().count(), count);
     drop(big);
-    assert_eq!(node.unmount("v1", false), Ok(()));
+    node.unmount_when_free("v1");
     node.nothing_is_left();
 }
 
@@ -257,7 +271,7 @@ fn test_an_overlay_of_both_killed_is_detached_and_swept() {
     assert_eq!(node.list(), []);
     let root = node.overlay(&restic, &source, "v1");
     assert!(!root.join("new").exists());
-    assert_eq!(node.unmount("v1", false), Ok(()));
+    node.unmount_when_free("v1");
     node.nothing_is_left();
 }
 
@@ -282,6 +296,8 @@ fn test_a_backup_cannot_speak_to_overlayfs() {
         ("empty", "metacopy", ""),
         ("empty", "redirect", "/../../../../etc/shadow"),
         ("secret", "whiteout", "y"),
+        ("", "redirect", "/secret"),
+        ("", "opaque", "y"),
     ] {
         set_xattr(&source.join(path), &format!("trusted.overlay.{name}"), value);
     }
@@ -317,7 +333,36 @@ fn test_a_backup_cannot_speak_to_overlayfs() {
     assert_eq!(fs::read_to_string(root.join("plain")).unwrap(), "plain");
     assert_eq!(fs::read_to_string(root.join("empty")).unwrap(), "");
     assert_eq!(fs::read_dir(root.join("lure/inner")).unwrap().count(), 0);
-    assert_eq!(node.unmount("v1", false), Ok(()));
+    node.unmount_when_free("v1");
+    node.nothing_is_left();
+}
+
+#[test]
+fn test_the_root_and_what_is_copied_up_keep_their_attributes() {
+    // Not every disk takes attributes longer than a block.
+    let disk = SmallDisk::new(1 << 10);
+    let (restic, source) = (Restic::init(), disk.path().join("source"));
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "content").unwrap();
+    for path in [source.clone(), source.join("file")] {
+        set_xattr(&path, "user.long", &"v".repeat(20_000));
+        run(Command::new("setfacl").args(["-m", "u:1234:rwx,g::-"]).arg(path));
+    }
+    restic.backup([&source]);
+    let node = Node::start();
+    node.mount(request(&restic, &source, "v2")).unwrap();
+    let root = node.overlay(&restic, &source, "v1");
+    fs::write(root.join("file"), "changed").unwrap();
+    let acl = |path: &Path| run(Command::new("getfacl").args(["-n", "-c", "."]).current_dir(path));
+    for shown in [node.volume("v2"), root.clone()] {
+        assert_eq!(acl(&shown), acl(&source));
+        for path in [shown.clone(), shown.join("file")] {
+            assert_eq!(xattr::get(&path, "user.long").unwrap().unwrap().len(), 20_000, "{}", path.display());
+        }
+    }
+    assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "changed");
+    node.unmount_when_free("v1");
+    node.unmount_when_free("v2");
     node.nothing_is_left();
 }
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use stash_csi::proto::v1::volume_capability::access_mode::Mode;
 use stash_csi::proto::v1::volume_capability::{AccessMode, AccessType, MountVolume};
 use stash_csi::proto::v1::{NodePublishVolumeRequest, VolumeCapability};
+use stash_proto::job::{JobSpec, JobTask, RepositoryAccess, RestoreSource, RestoreTask, VERSION};
 use stash_tests::cluster::ApiServer;
 use stash_tests::csi::{Driver, NODE, Node};
 use stash_tests::mounted::clean;
@@ -67,6 +68,7 @@ pub(crate) fn run(work: &Path, peers: &[Peer], runs: usize, report: &mut Report)
         eprintln!("volume run {} of {runs}", run + 1);
         let tree = world.place().join(&target.inside);
         read("volume", &tree, &source, report, || world.publish(), || world.unpublish())?;
+        read("overlay", &tree, &source, report, || world.publish_overlay(), || world.unpublish())?;
         let at = target.work.join("mnt-own");
         let (args, log) = (own_mount(&target, &at), target.work.join("own.log"));
         let mount = RefCell::new(None);
@@ -80,15 +82,20 @@ pub(crate) fn run(work: &Path, peers: &[Peer], runs: usize, report: &mut Report)
         for peer in peers {
             copy(peer, &target, report)?;
         }
+        copy_by_volume(program, &world, &target, report)?;
     }
     drop(world);
     report.at_most("volume: publish to first byte, p95 (ms)", slowest, "300 ms", FIRST_BYTE_LIMIT, 1.0);
     for what in ["volume: sequential, cold", "volume: walk, cold", "volume: small files, cold"] {
         let (volume, own) = (report.median("volume", what), report.median("mount", what));
         report.at_most(what, volume, "a mount of one's own", own, 1.0 / 0.9);
+        let written = report.median("overlay", what);
+        report.at_most(&what.replace("volume", "overlay"), written, "a volume that is only read", volume, 1.0 / 0.9);
     }
     let what = "copy of the tree to an empty folder";
-    report.faster(what, report.median("stash-fs", what), "restic restore", report.median("restic", what), 1.0);
+    let restic = report.median("restic", what);
+    report.faster(what, report.median("stash-fs", what), "restic restore", restic, 1.0);
+    report.faster("the same through a volume", report.median("volume", what), "restic restore", restic, 1.0);
     Ok(())
 }
 
@@ -101,6 +108,8 @@ fn read(
     show: impl Fn() -> Result<()>,
     hide: impl Fn(),
 ) -> Result<()> {
+    // What the step before left to be written to the disk is none of ours.
+    rustix::fs::sync();
     show()?;
     let (bytes, elapsed) = sequential(&tree.join("big/big.bin"))?;
     report.add(who, "volume: sequential, cold", "s/GiB", elapsed.as_secs_f64() * GIB / bytes as f64);
@@ -131,11 +140,46 @@ fn copy(peer: &Peer, target: &Target, report: &mut Report) -> Result<()> {
     let mut command = clean(Command::new(&program));
     command.args(["--no-cache", "-r", &target.address, "restore", "latest", "--target"]).arg(&into);
     command.envs(target.env.iter().map(|(name, value)| (name, value)));
+    rustix::fs::sync();
     let started = Instant::now();
     let output = command.output().with_context(|| format!("run {}", program.display()))?;
     let elapsed = started.elapsed();
     ensure!(output.status.success(), "{}: {}", program.display(), String::from_utf8_lossy(&output.stderr));
     report.add(peer.name(), "copy of the tree to an empty folder", "s", elapsed.as_secs_f64());
+    fs::remove_dir_all(&into)?;
+    Ok(())
+}
+
+/// The same as a Job of a RestoreSession does it, from a volume that is mounted anew.
+fn copy_by_volume(program: &Path, world: &World, target: &Target, report: &mut Report) -> Result<()> {
+    let into = target.work.join("copied");
+    let path = Path::new("/").join(&target.inside).display().to_string();
+    let root = world.place().display().to_string();
+    let task = RestoreTask {
+        sources: vec![RestoreSource::Mounted { snapshot: "latest".to_owned(), root, paths: vec![path.clone()] }],
+        mounts: vec![path],
+        root: Some(into.display().to_string()),
+        ..RestoreTask::default()
+    };
+    fs::create_dir_all(into.join(&target.inside))?;
+    let spec = JobSpec {
+        version: VERSION,
+        repository: RepositoryAccess::default(),
+        dead_hosts: Vec::new(),
+        task: JobTask::Restore(task),
+    };
+    let (file, outcome) = (target.work.join("spec.json"), target.work.join("report.json"));
+    fs::write(&file, serde_json::to_vec(&spec)?)?;
+    let mut command = clean(Command::new(program));
+    command.args(["job", "--spec"]).arg(&file).arg("--report").arg(&outcome);
+    rustix::fs::sync();
+    world.publish()?;
+    let started = Instant::now();
+    let output = command.output().with_context(|| format!("run {}", program.display()))?;
+    let elapsed = started.elapsed();
+    world.unpublish();
+    ensure!(output.status.success(), "{}: {}", program.display(), String::from_utf8_lossy(&output.stderr));
+    report.add("volume", "copy of the tree to an empty folder", "s", elapsed.as_secs_f64());
     fs::remove_dir_all(&into)?;
     Ok(())
 }
@@ -203,6 +247,14 @@ impl World {
 
     fn publish(&self) -> Result<()> {
         Ok(self.driver.publish(&self.runtime, self.request.clone())?)
+    }
+
+    /// The same volume, which can be written to.
+    fn publish_overlay(&self) -> Result<()> {
+        let mut request = self.request.clone();
+        let more = [("mode", "overlay"), ("scratchSize", "64Mi")];
+        request.volume_context.extend(more.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        Ok(self.driver.publish(&self.runtime, request)?)
     }
 
     fn unpublish(&self) {
