@@ -146,6 +146,12 @@ impl Windows {
         self.state.lock().staged_bytes
     }
 
+    /// Returns how many units wait for windows.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.state.lock().pending.iter().map(|pending| pending.waiting.len()).sum()
+    }
+
     /// Notes that a piece of a pack is being fetched for `blobs` that are to be taken out later. The caller calls
     /// [`Windows::arrived`] with the key.
     pub(crate) fn stage(&self, pack: PackId, range: Range<u32>, blobs: usize) -> u64 {
@@ -162,7 +168,7 @@ impl Windows {
     /// Finds out where the bytes of a unit come from. `reserve` pays for what a window takes beyond the unit's own range.
     pub(crate) fn enter(&self, paid: Paid, reserve: impl FnOnce(usize) -> Option<Grant>) -> Entered {
         let mut state = self.state.lock();
-        let mut paid = match state.take(paid) {
+        let paid = match state.take(paid) {
             Taken::Ready(paid, bytes) => return Entered::Ready(paid, bytes),
             Taken::Waits => return Entered::Waits,
             Taken::Missing(paid) => paid,
@@ -173,16 +179,22 @@ impl Windows {
         let more_bytes = wide_bytes - paid.unit.range_bytes();
         // Not under the lock: reserving may trim, and trimming comes back to us.
         drop(state);
-        let fetched = if more_bytes > 0 && wide_bytes <= self.limit_bytes {
-            reserve(more_bytes).map(|more| {
+        let more = if more_bytes > 0 && wide_bytes <= self.limit_bytes { reserve(more_bytes) } else { None };
+        let mut state = self.state.lock();
+        // Who looked at the same time may have begun with the neighbourhood meanwhile.
+        let mut paid = match state.take(paid) {
+            Taken::Ready(paid, bytes) => return Entered::Ready(paid, bytes),
+            Taken::Waits => return Entered::Waits,
+            Taken::Missing(paid) => paid,
+        };
+        let fetched = match more {
+            Some(more) => {
                 paid.grant.merge(more);
                 wide
-            })
-        } else {
-            None
+            }
+            None => range,
         };
-        let fetched = fetched.unwrap_or(range);
-        let key = self.state.lock().begin(pack, fetched.clone(), None);
+        let key = state.begin(pack, fetched.clone(), None);
         Entered::Fetch { key, unit: paid, range: fetched }
     }
 
@@ -325,5 +337,36 @@ impl State {
             }
         }
         start..end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::blob::cpu::Priority;
+    use crate::blob::unit::Unit;
+    use crate::budget::Budget;
+    use crate::id::Id;
+
+    fn unit(budget: &Budget, range: Range<u32>) -> Paid {
+        let unit = Unit::new(PackId(Id::hash(b"pack")), range, Vec::new(), Priority::Foreground);
+        Paid { grant: budget.try_reserve(unit.range_bytes()).unwrap(), unit }
+    }
+
+    #[test]
+    fn test_who_looks_at_the_same_time_waits_for_the_first() {
+        let budget = Budget::new(16 << 20, Arc::default());
+        let windows = Windows::new(8 << 20);
+        let mut first = None;
+        // The first comes while the second has its room reserved.
+        let second = windows.enter(unit(&budget, 9000..10_000), |bytes| {
+            first = Some(windows.enter(unit(&budget, 8000..10_000), |bytes| budget.try_reserve(bytes)));
+            budget.try_reserve(bytes)
+        });
+        assert!(matches!(first, Some(Entered::Fetch { range: Range { start: 0, end: 10_000 }, .. })), "{first:?}");
+        assert!(matches!(second, Entered::Waits), "{second:?}");
+        assert_eq!((windows.waiting(), budget.used_bytes()), (1, 11_000), "and its room is given back");
     }
 }

@@ -121,6 +121,11 @@ impl Fake {
         self.gate.add_permits(Semaphore::MAX_PERMITS / 2);
     }
 
+    /// Returns how many reads have begun and not ended.
+    pub(super) fn running(&self) -> usize {
+        self.running.load(SeqCst)
+    }
+
     pub(super) fn count(&self) -> usize {
         self.reads.lock().len()
     }

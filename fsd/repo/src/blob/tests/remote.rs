@@ -113,7 +113,8 @@ async fn test_readers_of_one_neighbourhood_share_its_download() {
             tokio::spawn(async move { blobs.get(id, BlobKind::Tree, usize::MAX).await.is_ok() })
         })
         .collect();
-    until("fifty flights", || fixture.blobs.engine.flights.len() == 50).await;
+    let (store, windows) = (&fixture.store, &fixture.blobs.engine.windows);
+    until("fifty that wait", || store.running() + windows.waiting() == ids.len()).await;
     fixture.store.open_gate();
     for reader in readers {
         assert!(reader.await.unwrap());
