@@ -24,6 +24,8 @@ use crate::fuse::InFlight;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a keeper may take for an answer: mounting by fusermount3 starts a program.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// Between two questions whether work has ended: the first pause, which doubles, and the longest. An overlay is mounted in some 30 ms.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 /// Between two attempts to reach a keeper.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -236,7 +238,7 @@ impl Link {
     /// # Errors
     /// `NotFound` where its own mount has ended, and others of the keeper, or there is none.
     pub fn overlay(&self, session: &SessionName) -> Result<(), LinkError> {
-        self.ask(&Request::Overlay { session: session.clone() }).and_then(done)
+        self.ask(&Request::Overlay { session: session.clone(), again: true }).and_then(done)
     }
 
     /// Mounts a session that is held at one more place. What it is mounted at is held by [`Link::hold_at`], before.
@@ -315,7 +317,7 @@ impl Link {
             }
             None
         };
-        self.ask(&Request::Unmount { session: session.clone(), lazy, place }).and_then(done)
+        self.ask(&Request::Unmount { session: session.clone(), lazy, place, again: true }).and_then(done)
     }
 
     /// Lets go of a session, whose mount has ended. Once: then another one may have the name.
@@ -340,9 +342,10 @@ impl Link {
         self.inner.back.notify_all();
     }
 
-    /// Asks, again if the keeper is replaced meanwhile: every request may be asked twice.
+    /// Asks, again if the keeper is replaced meanwhile: every request may be asked twice. Others ask while it works.
     fn ask(&self, request: &Request) -> Result<(Reply, Vec<OwnedFd>), LinkError> {
-        let until = Instant::now() + PATIENCE;
+        let mut until = Instant::now() + PATIENCE;
+        let (mut pause, longest) = ASK_AGAIN;
         let mut state = self.inner.state.lock();
         loop {
             let Some(socket) = state.socket.clone() else {
@@ -353,6 +356,11 @@ impl Link {
             };
             match exchange(socket.as_fd(), request, &[]) {
                 Ok((Reply::Refused { kind, message }, _)) => return Err(LinkError::Refused { kind, message }),
+                Ok((Reply::UnderWay, _)) => {
+                    self.inner.back.wait_for(&mut state, pause);
+                    pause = longest.min(pause * 2);
+                    until = Instant::now() + PATIENCE;
+                }
                 Ok(answer) => return Ok(answer),
                 Err(error) if Instant::now() >= until => return Err(LinkError::Gone(error)),
                 Err(_) => state.leave(),
@@ -553,3 +561,6 @@ fn unexpected(reply: Reply) -> LinkError {
         other => LinkError::Odd(format!("{other:?}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! What daemon and keeper say to each other.
 //!
-//! The daemon asks, the keeper answers each request with one reply, in order. A message is one packet: JSON of at most
+//! The daemon asks, the keeper answers each request with one reply, in order; work that may take long is asked for until it has ended
+//! ([`Reply::UnderWay`]). A message is one packet: JSON of at most
 //! [`MAX_MESSAGE_BYTES`], beside it at most [`MAX_DESCRIPTORS`] descriptors. Fields that a version does not know are ignored,
 //! so that one may be added; a change of meaning changes [`VERSION`], and then both sides refuse each other.
 
@@ -145,6 +146,9 @@ pub enum Request {
     Overlay {
         /// The session's name.
         session: SessionName,
+        /// Whether [`Reply::UnderWay`] is understood.
+        #[serde(default, skip_serializing_if = "is_false")]
+        again: bool,
     },
     /// Mount a session that is held at one more place. Answered by [`Reply::Done`], also where it is mounted there already.
     Bind {
@@ -187,12 +191,20 @@ pub enum Request {
         /// Where; nothing for the place of [`Request::Mount`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         place: Option<Place>,
+        /// Whether [`Reply::UnderWay`] is understood.
+        #[serde(default, skip_serializing_if = "is_false")]
+        again: bool,
     },
     /// Let go of a session, whose mount has ended. Answered by [`Reply::Done`], also where there is none.
     Release {
         /// The session's name.
         session: SessionName,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// What a keeper answers.
@@ -234,6 +246,8 @@ pub enum Reply {
     },
     /// It is done.
     Done,
+    /// It takes a while: the same is to be asked again. Others are answered meanwhile.
+    UnderWay,
     /// It is not done.
     Refused {
         /// Which sort of reason.
@@ -360,7 +374,8 @@ mod tests {
                 },
                 r#"{"mount":{"session":"a","place":{"volume":"v"},"words":{"source":"s","allow_other":true,"default_permissions":false},"scratch_bytes":7}}"#,
             ),
-            (Request::Overlay { session: session.clone() }, r#"{"overlay":{"session":"a"}}"#),
+            (Request::Overlay { session: session.clone(), again: false }, r#"{"overlay":{"session":"a"}}"#),
+            (Request::Overlay { session: session.clone(), again: true }, r#"{"overlay":{"session":"a","again":true}}"#),
             (
                 Request::Hold {
                     session: session.clone(),
@@ -390,11 +405,20 @@ mod tests {
             (Request::Settled, r#""settled""#),
             (Request::Take { session: session.clone() }, r#"{"take":{"session":"a"}}"#),
             (
-                Request::Unmount { session: session.clone(), lazy: true, place: None },
+                Request::Unmount { session: session.clone(), lazy: true, place: None, again: false },
                 r#"{"unmount":{"session":"a","lazy":true}}"#,
             ),
             (
-                Request::Unmount { session: session.clone(), lazy: true, place: Some(Place::Volume("w".into())) },
+                Request::Unmount { session: session.clone(), lazy: false, place: None, again: true },
+                r#"{"unmount":{"session":"a","lazy":false,"again":true}}"#,
+            ),
+            (
+                Request::Unmount {
+                    session: session.clone(),
+                    lazy: true,
+                    place: Some(Place::Volume("w".into())),
+                    again: false,
+                },
                 r#"{"unmount":{"session":"a","lazy":true,"place":{"volume":"w"}}}"#,
             ),
             (Request::Release { session }, r#"{"release":{"session":"a"}}"#),

@@ -16,7 +16,7 @@ use super::overlay::Overlays;
 use super::place::Base;
 use super::restart::Restarts;
 use super::socket::{self, Packet};
-use super::work::Works;
+use super::work::{Asker, Works};
 
 /// How often it is looked whether a mount that waits for a daemon was unmounted meanwhile, or has waited too long.
 const TICK: Duration = Duration::from_secs(1);
@@ -317,7 +317,9 @@ impl Keeper {
                 answer(socket, &reply, &[])
             }
             // Answered now, or when the work for it has ended.
-            Request::Overlay { session } => self.overlay(session).is_none_or(|reply| answer(socket, &reply, &[])),
+            Request::Overlay { session, again } => {
+                self.overlay(session, asker(again)).is_none_or(|reply| answer(socket, &reply, &[]))
+            }
             Request::Settled => {
                 self.settle();
                 answer(socket, &Reply::Done, &[])
@@ -334,11 +336,13 @@ impl Keeper {
                     None => answer(socket, &refused(Refusal::NotFound, "there is no such session"), &[]),
                 }
             }
-            Request::Unmount { session, lazy, place } => {
-                self.unmount_asked(session, place, lazy).is_none_or(|reply| answer(socket, &reply, &[]))
+            Request::Unmount { session, lazy, place, again } => {
+                let reply = self.unmount_asked(session, place, lazy, asker(again));
+                reply.is_none_or(|reply| answer(socket, &reply, &[]))
             }
             Request::Release { session } => {
                 self.held.remove(&session);
+                self.works.forget(&session);
                 answer(socket, &Reply::Done, &[])
             }
         };
@@ -355,6 +359,10 @@ impl Supervised {
         (self.child, self.started, self.due) = (Some(child), now, None);
         Ok(Daemon { socket: ours, process, welcome: false })
     }
+}
+
+fn asker(again: bool) -> Asker {
+    if again { Asker::Returns } else { Asker::Waits }
 }
 
 /// Sends a reply; returns whether it was taken.

@@ -1,5 +1,6 @@
 //! What blocks, beside the keeper's loop: it must be able to take the next daemon whatever a mount waits for.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::message::SessionName;
+use super::message::{Reply, SessionName};
 use super::overlay::OverlayError;
 
 /// What is done for a session.
@@ -21,6 +22,17 @@ pub enum Kind {
     Detach,
 }
 
+/// Who is told how work has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// A daemon that waits for the answer.
+    Waits,
+    /// A daemon that asks again.
+    Returns,
+    /// Nobody.
+    None,
+}
+
 /// Work that has ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -30,14 +42,16 @@ pub struct Ended {
     pub session: SessionName,
     /// Whether it was.
     pub result: Result<(), OverlayError>,
-    /// Whether a daemon waits for it.
-    pub asked: bool,
+    /// Who is told.
+    pub asker: Asker,
 }
 
 /// All work that is under way, a thread each. At most one for a session, but for `Detach`.
 #[derive(Debug)]
 pub struct Works {
-    under_way: Vec<(SessionName, Kind, bool)>,
+    under_way: Vec<(SessionName, Kind, Asker)>,
+    /// What daemons that ask again have not heard yet.
+    answers: BTreeMap<SessionName, (Kind, Reply)>,
     ended: (Sender<Done>, Receiver<Done>),
     /// Becomes readable when one has ended.
     bell: Arc<OwnedFd>,
@@ -52,7 +66,7 @@ impl Works {
     /// The system has no descriptors left.
     pub fn new() -> io::Result<Self> {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        Ok(Self { under_way: Vec::new(), ended: channel(), bell })
+        Ok(Self { under_way: Vec::new(), answers: BTreeMap::new(), ended: channel(), bell })
     }
 
     /// Returns what is readable when work has ended.
@@ -68,7 +82,7 @@ impl Works {
         all.find(|(own, _, _)| own == session).map(|(_, kind, _)| *kind)
     }
 
-    /// Begins; `asked` if a daemon waits for the end.
+    /// Begins, which makes earlier answers void.
     ///
     /// # Errors
     /// There is no thread to be had.
@@ -76,7 +90,7 @@ impl Works {
         &mut self,
         session: SessionName,
         kind: Kind,
-        asked: bool,
+        asker: Asker,
         work: impl FnOnce() -> Result<(), OverlayError> + Send + 'static,
     ) -> io::Result<()> {
         let (sender, bell, own) = (self.ended.0.clone(), Arc::clone(&self.bell), session.clone());
@@ -85,20 +99,41 @@ impl Works {
             let _ = sender.send((own, kind, work()));
             let _ = rustix::io::write(&*bell, &1_u64.to_ne_bytes());
         })?;
-        self.under_way.push((session, kind, asked));
+        self.answers.remove(&session);
+        self.under_way.push((session, kind, asker));
         Ok(())
     }
 
-    /// Has a daemon wait for what is under way for a session.
-    pub fn wait_for(&mut self, session: &SessionName, kind: Kind) {
-        for (own, of, asked) in &mut self.under_way {
-            *asked |= own == session && *of == kind;
+    /// Has a daemon be told how what is under way for a session ends.
+    pub fn tell(&mut self, session: &SessionName, kind: Kind, asker: Asker) {
+        for (own, of, told) in &mut self.under_way {
+            if own == session && *of == kind {
+                *told = asker;
+            }
         }
     }
 
-    /// Nobody waits any more.
+    /// Keeps an answer for a daemon that asks again.
+    pub fn keep_answer(&mut self, session: SessionName, kind: Kind, reply: Reply) {
+        self.answers.insert(session, (kind, reply));
+    }
+
+    /// Returns how what was asked for before has ended, once.
+    pub fn take_answer(&mut self, session: &SessionName, kind: Kind) -> Option<Reply> {
+        self.answers.get(session).filter(|(of, _)| *of == kind)?;
+        self.answers.remove(session).map(|(_, reply)| reply)
+    }
+
+    /// Nobody asks for what was done for a session any more.
+    pub fn forget(&mut self, session: &SessionName) {
+        self.answers.remove(session);
+        self.under_way.iter_mut().filter(|(own, _, _)| own == session).for_each(|(_, _, asker)| *asker = Asker::None);
+    }
+
+    /// The daemon has ended: nobody is told anything any more.
     pub fn forget_askers(&mut self) {
-        self.under_way.iter_mut().for_each(|(_, _, asked)| *asked = false);
+        self.answers.clear();
+        self.under_way.iter_mut().for_each(|(_, _, asker)| *asker = Asker::None);
     }
 
     /// Returns what has ended.
@@ -108,8 +143,8 @@ impl Works {
         let ended: Vec<Done> = self.ended.1.try_iter().collect();
         let taken = ended.into_iter().map(|(session, kind, result)| {
             let position = self.under_way.iter().position(|(own, of, _)| *own == session && *of == kind);
-            let asked = position.is_some_and(|position| self.under_way.swap_remove(position).2);
-            Ended { kind, session, result, asked }
+            let asker = position.map_or(Asker::None, |position| self.under_way.swap_remove(position).2);
+            Ended { kind, session, result, asker }
         });
         taken.collect()
     }
@@ -136,19 +171,44 @@ mod tests {
         let mut works = Works::new().unwrap();
         let (go, gate) = channel::<()>();
         works
-            .begin(name("a"), Kind::Make, true, move || gate.recv().map_err(|_| OverlayError::NoLower(name("a"))))
+            .begin(name("a"), Kind::Make, Asker::Waits, move || {
+                gate.recv().map_err(|_| OverlayError::NoLower(name("a")))
+            })
             .unwrap();
         assert_eq!((works.has(&name("a")), works.has(&name("b"))), (Some(Kind::Make), None));
         // The daemon ends; the next one asks for the same.
         works.forget_askers();
-        works.begin(name("b"), Kind::Detach, false, || Ok(())).unwrap();
+        works.begin(name("b"), Kind::Detach, Asker::None, || Ok(())).unwrap();
         let ended = wait(&mut works);
-        assert_eq!((ended.len(), ended[0].kind, ended[0].asked), (1, Kind::Detach, false));
-        works.wait_for(&name("a"), Kind::Make);
+        assert_eq!((ended.len(), ended[0].kind, ended[0].asker), (1, Kind::Detach, Asker::None));
+        works.tell(&name("a"), Kind::Make, Asker::Waits);
         go.send(()).unwrap();
         let ended = wait(&mut works);
-        assert!(ended.len() == 1 && ended[0].asked && ended[0].result.is_ok() && ended[0].session == name("a"));
+        assert_eq!((ended.len(), ended[0].asker, &ended[0].session), (1, Asker::Waits, &name("a")));
+        assert!(ended[0].result.is_ok());
         assert_eq!(works.has(&name("a")), None);
         assert!(works.take_ended().is_empty());
+    }
+
+    #[test]
+    fn test_answers_are_given_once_and_to_who_asked() {
+        let mut works = Works::new().unwrap();
+        works.keep_answer(name("a"), Kind::Make, Reply::Done);
+        assert_eq!(works.take_answer(&name("b"), Kind::Make), None);
+        assert_eq!(works.take_answer(&name("a"), Kind::Unmount), None, "that is another question");
+        assert_eq!(works.take_answer(&name("a"), Kind::Make), Some(Reply::Done));
+        assert_eq!(works.take_answer(&name("a"), Kind::Make), None);
+        let voids: [fn(&mut Works); 3] = [
+            |works| works.forget(&name("a")),
+            Works::forget_askers,
+            |works| works.begin(name("a"), Kind::Unmount, Asker::Returns, || Ok(())).unwrap(),
+        ];
+        for void in voids {
+            works.keep_answer(name("a"), Kind::Make, Reply::Done);
+            void(&mut works);
+            assert_eq!(works.take_answer(&name("a"), Kind::Make), None);
+        }
+        works.forget(&name("a"));
+        assert_eq!(wait(&mut works)[0].asker, Asker::None);
     }
 }

@@ -105,7 +105,7 @@ fn hold_at(device: (u32, u32), volumes: &[&str]) -> Request {
 }
 
 fn unmount(session: &str, place: Option<&str>) -> Request {
-    Request::Unmount { session: name(session), lazy: false, place: place.map(volume) }
+    Request::Unmount { session: name(session), lazy: false, place: place.map(volume), again: false }
 }
 
 fn refusal(reply: Option<(Reply, Vec<OwnedFd>)>) -> Option<Refusal> {
@@ -245,24 +245,35 @@ fn test_a_keeper_goes_on_while_an_overlay_waits_for_a_daemon_that_does_not_answe
     };
     assert_eq!(mounted_device(&keeper.base().join("v1")), None, "nobody sees it before it can be written");
     assert_eq!(refusal(ask(&client, &mount_request("b", volume("v1")), &[])), Some(Refusal::Exists));
-    let overlay = Request::Overlay { session: name("a") };
-    assert_eq!(refusal(ask(&client, &overlay, &[])), Some(Refusal::NotFound), "it is not served yet");
+    let overlay = |again| Request::Overlay { session: name("a"), again };
+    assert_eq!(refusal(ask(&client, &overlay(false), &[])), Some(Refusal::NotFound), "it is not served yet");
     let file = || OwnedFd::from(tempfile::tempfile().unwrap());
     let (table, in_flight, state) = (file(), file(), file());
     let (place, also, scratch_bytes) = (volume("v1"), Vec::new(), Some(16 << 20));
     let hold = Request::Hold { session: name("a"), place, also, device, read_ahead_kib: 512, scratch_bytes };
     assert_eq!(ask(&client, &hold, &[&connection[0], &table, &in_flight, &state]).unwrap().0, Reply::Done);
-    // Nobody answers the kernel, which asks for the root's attributes. The daemon ends.
-    socket::send(client.as_fd(), &encode(&overlay).unwrap(), &[]).unwrap();
+    // Nobody answers the kernel, which asks for the root's attributes. Others are answered meanwhile.
+    for id in ["b", "c"] {
+        assert_eq!(ask(&client, &overlay(true), &[]).unwrap().0, Reply::UnderWay);
+        assert_eq!(refusal(ask(&client, &unmount("a", None), &[])), Some(Refusal::Busy));
+        assert!(matches!(ask(&client, &mount_request(id, volume("v2")), &[]), Some((Reply::Mounted { .. }, _))));
+        assert_eq!(ask(&client, &unmount(id, None), &[]).unwrap().0, Reply::Done);
+    }
+    // One of an earlier version waits. The daemon ends.
+    socket::send(client.as_fd(), &encode(&overlay(false)).unwrap(), &[]).unwrap();
     drop((client, connection));
     let next = keeper.connect();
     assert!(matches!(ask(&next, &Request::Take { session: name("a") }, &[]), Some((Reply::Held { .. }, _))));
     assert_eq!(refusal(ask(&next, &unmount("a", None), &[])), Some(Refusal::Busy));
-    // Nobody serves it for longer than the pause: nothing is left of it.
-    wait_for("it is given up", || {
-        let taken = ask(&next, &Request::Take { session: name("a") }, &[]);
-        (refusal(taken) == Some(Refusal::NotFound)).then_some(())
+    // Nobody serves it for longer than the pause: nothing is left of it, and who asks again hears that once.
+    let given_up = wait_for("it is given up", || {
+        let (reply, _) = ask(&next, &overlay(true), &[]).unwrap();
+        (reply != Reply::UnderWay).then_some(reply)
     });
+    assert!(matches!(given_up, Reply::Refused { kind: Refusal::System, .. }), "{given_up:?}");
+    for request in [overlay(true), Request::Take { session: name("a") }] {
+        assert_eq!(refusal(ask(&next, &request, &[])), Some(Refusal::NotFound));
+    }
     wait_for("its folder is removed", || (scratch(&keeper) == 0).then_some(()));
 
     // One that its daemon did not come to hold.

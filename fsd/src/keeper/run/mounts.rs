@@ -14,7 +14,7 @@ use crate::keeper::held::{Descriptors, Mounted, Session};
 use crate::keeper::message::{MAX_PLACES, MountWords, Place, Refusal, Reply, SessionName};
 use crate::keeper::overlay::{self, OverlayError, Overlays};
 use crate::keeper::place::{Base, PlaceError};
-use crate::keeper::work::{Ended, Kind};
+use crate::keeper::work::{Asker, Ended, Kind};
 
 impl Keeper {
     /// Mounts; returns whether the daemon took the answer.
@@ -30,6 +30,8 @@ impl Keeper {
             Ok((device, connection)) => {
                 let sent = answer(socket, &Reply::Mounted { device }, &[connection.as_fd()]);
                 let mounted = Mounted { place, also: Vec::new(), device, read_ahead_kib: 0, scratch_bytes };
+                // What an earlier session of this name was not told does not concern this one.
+                self.works.forget(&name);
                 self.held.add_new(name, mounted, connection);
                 sent
             }
@@ -171,18 +173,21 @@ impl Keeper {
     }
 
     /// Begins to mount the overlay of a session; returns the answer where there is one at once.
-    pub(super) fn overlay(&mut self, name: SessionName) -> Option<Reply> {
-        if self.works.has(&name) == Some(Kind::Make) {
-            self.works.wait_for(&name, Kind::Make);
-            return None;
+    pub(super) fn overlay(&mut self, name: SessionName, asker: Asker) -> Option<Reply> {
+        if let Some(answer) = self.works.take_answer(&name, Kind::Make) {
+            return Some(answer);
         }
-        match self.try_overlay(name) {
-            Ok(()) => None,
+        if self.works.has(&name) == Some(Kind::Make) {
+            self.works.tell(&name, Kind::Make, asker);
+            return until_it_ends(asker);
+        }
+        match self.try_overlay(name, asker) {
+            Ok(()) => until_it_ends(asker),
             Err((kind, message)) => Some(refused(kind, &message)),
         }
     }
 
-    fn try_overlay(&mut self, name: SessionName) -> Result<(), (Refusal, String)> {
+    fn try_overlay(&mut self, name: SessionName, asker: Asker) -> Result<(), (Refusal, String)> {
         let session = self.held.get(&name).filter(|session| session.descriptors().is_some());
         let Some((session, bytes)) = session.and_then(|session| Some((session, session.scratch_bytes?))) else {
             return Err((
@@ -194,11 +199,17 @@ impl Keeper {
         let target = self.options.base.open(&session.place).map_err(|error| (error.refusal(), error.to_string()))?;
         let own = name.clone();
         let work = move || overlays.make(&own, &target, bytes);
-        self.works.begin(name, Kind::Make, true, work).map_err(|error| (Refusal::System, error.to_string()))
+        self.works.begin(name, Kind::Make, asker, work).map_err(|error| (Refusal::System, error.to_string()))
     }
 
     /// Unmounts a session, or begins to; returns the answer where there is one at once.
-    pub(super) fn unmount_asked(&mut self, name: SessionName, place: Option<Place>, lazy: bool) -> Option<Reply> {
+    pub(super) fn unmount_asked(
+        &mut self,
+        name: SessionName,
+        place: Option<Place>,
+        lazy: bool,
+        asker: Asker,
+    ) -> Option<Reply> {
         let Some(session) = self.held.get(&name) else {
             return Some(refused(Refusal::NotFound, "there is no such session"));
         };
@@ -210,19 +221,29 @@ impl Keeper {
             }
             return Some(reply);
         }
+        if let Some(answer) = self.works.take_answer(&name, Kind::Unmount) {
+            return Some(answer);
+        }
         match self.works.has(&name) {
             Some(Kind::Unmount) => {
-                self.works.wait_for(&name, Kind::Unmount);
-                return None;
+                self.works.tell(&name, Kind::Unmount, asker);
+                return until_it_ends(asker);
             }
             Some(_) => return Some(refused(Refusal::Busy, &format!("the overlay of {name} is being mounted"))),
             None => {}
         }
         let place = session.place.clone();
-        self.begin_unmount(name, &place, Kind::Unmount, lazy).err()
+        let begun = self.begin_unmount(name, &place, (Kind::Unmount, asker), lazy);
+        begun.map_or_else(Some, |()| until_it_ends(asker))
     }
 
-    fn begin_unmount(&mut self, name: SessionName, place: &Place, kind: Kind, lazy: bool) -> Result<(), Reply> {
+    fn begin_unmount(
+        &mut self,
+        name: SessionName,
+        place: &Place,
+        (kind, asker): (Kind, Asker),
+        lazy: bool,
+    ) -> Result<(), Reply> {
         // One that has the directory no more unmounts what was mounted while it had it.
         let overlays = self.options.overlays.clone();
         let mountpoint = self.options.base.mountpoint(place);
@@ -233,7 +254,7 @@ impl Keeper {
             overlays.map_or(Ok(()), |overlays| overlays.clear(&own))?;
             overlay::unmount(&own, &mountpoint, lazy)
         };
-        let begun = self.works.begin(name, kind, kind == Kind::Unmount, work);
+        let begun = self.works.begin(name, kind, asker, work);
         begun.map_err(|error| refused(Refusal::System, &error.to_string()))
     }
 
@@ -260,7 +281,7 @@ impl Keeper {
                     Reply::Refused { kind: Refusal::NotFound, .. } | Reply::Done => Ok(()),
                     reply => Err(reply),
                 },
-                Some(_) => self.begin_unmount(name.clone(), place, Kind::Detach, true),
+                Some(_) => self.begin_unmount(name.clone(), place, (Kind::Detach, Asker::None), true),
             };
             if let Err(reply) = detached {
                 tracing::error!(?reply, place = place.shown(), "cannot detach");
@@ -270,7 +291,7 @@ impl Keeper {
 
     /// Answers for work that has ended.
     pub(super) fn worked(&mut self) {
-        for Ended { kind, session, result, asked } in self.works.take_ended() {
+        for Ended { kind, session, result, asker } in self.works.take_ended() {
             let reply = match &result {
                 Ok(()) => Reply::Done,
                 Err(error) => {
@@ -287,8 +308,12 @@ impl Keeper {
                 // It was given up meanwhile.
                 self.settle_by = Some(Instant::now());
             }
-            if asked && let Some(daemon) = &self.daemon {
-                answer(daemon.socket.as_fd(), &reply, &[]);
+            match (asker, &self.daemon) {
+                (Asker::Waits, Some(daemon)) => {
+                    answer(daemon.socket.as_fd(), &reply, &[]);
+                }
+                (Asker::Returns, _) => self.works.keep_answer(session, kind, reply),
+                (Asker::Waits | Asker::None, _) => {}
             }
         }
     }
@@ -317,6 +342,11 @@ impl Keeper {
             overlays.sweep(|session| self.held.has_overlay(session) || self.works.has(session).is_some());
         }
     }
+}
+
+/// What is said of work that has begun; nothing as long as it lasts to a daemon that waits.
+fn until_it_ends(asker: Asker) -> Option<Reply> {
+    (asker == Asker::Returns).then_some(Reply::UnderWay)
 }
 
 /// Detaches what nobody serves.
