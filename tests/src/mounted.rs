@@ -43,6 +43,23 @@ pub fn stash_fs() -> Command {
     clean(Command::new(program()))
 }
 
+/// The same call by root without CAP_SYS_ADMIN, as root is in a container.
+#[must_use]
+pub fn without_sys_admin(command: &Command) -> Command {
+    let mut bounded = Command::new("setpriv");
+    bounded
+        .args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => bounded.env(name, value),
+            None => bounded.env_remove(name),
+        };
+    }
+    bounded
+}
+
 /// Takes all variables away from which restic, stash-fs or a store would take an address or a secret.
 #[must_use]
 pub fn clean(mut command: Command) -> Command {

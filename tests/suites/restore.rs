@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use stash_tests::fixture::{make_every_kind, pattern, run};
 use stash_tests::forge::{Forge, PASSWORD, dir_node, file_node, node};
-use stash_tests::mounted::{copy_program, stash_fs, wait_for};
+use stash_tests::mounted::{copy_program, stash_fs, wait_for, without_sys_admin};
 use stash_tests::restic::Restic;
 
 use crate::cli::{lines, ours, outcome};
@@ -456,6 +456,28 @@ fn root_test_an_ordinary_user_restores_what_may_be_restored() {
     // Again, over what is read-only now.
     assert_eq!(restore().0, 3);
     assert_eq!(metadata("locked").permissions().mode() & 0o777, 0o555);
+}
+
+/// As in a container, which has no CAP_SYS_ADMIN.
+#[test]
+fn root_test_root_without_rights_leaves_attributes_of_administrators() {
+    let small = Small::new();
+    let at = |root: &Path, name: &str| xattr::get(root.join("text"), name).unwrap();
+    for (name, value) in [("trusted.volume", "gluster"), ("security.test", "hash"), ("user.colour", "blue")] {
+        xattr::set(small.source.path().join("text"), name, value.as_bytes()).unwrap();
+    }
+    small.restic.backup([small.source.path()]);
+    let whole = tempfile::tempdir().unwrap();
+    small.summary(whole.path(), &[]);
+    assert_eq!(at(whole.path(), "trusted.volume").unwrap(), b"gluster");
+    assert_eq!(at(whole.path(), "security.test").unwrap(), b"hash");
+    let out = tempfile::tempdir().unwrap();
+    let mut command = without_sys_admin(&ours(&small.restic));
+    let (code, _, stderr) = outcome(command.args(["restore", &small.spec, "--target"]).arg(out.path()));
+    assert_eq!((code, stderr.matches("CAP_SYS_ADMIN").count()), (0, 1), "{stderr}");
+    assert_eq!((at(out.path(), "trusted.volume"), at(out.path(), "security.test")), (None, None));
+    assert_eq!(at(out.path(), "user.colour").unwrap(), b"blue");
+    assert_eq!(fs::read(out.path().join("text")).unwrap(), b"text");
 }
 
 #[test]

@@ -163,7 +163,7 @@ impl Meta {
             if is_data && !stored.contains(name.to_bytes()) && is_ours_to_remove(name.to_bytes()) {
                 match handle.remove(&name) {
                     Ok(()) | Err(Errno::NODATA) => {}
-                    Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) if !shared.privileged => {}
+                    Err(errno) if is_forgiven(shared, &name, errno) => {}
                     Err(error) => return Err(named("remove attribute", &name, error)),
                 }
             }
@@ -171,10 +171,10 @@ impl Meta {
         for (name, value) in self.xattrs.iter().filter(|(name, _)| name.to_bytes() != RESTORED_BY.as_bytes()) {
             match handle.set(name, value) {
                 Ok(()) => {}
-                Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) if !shared.privileged => {
+                Err(errno) if is_forgiven(shared, name, errno) => {
                     shared.note_once(
                         &shared.counters.xattr_noted,
-                        "some extended attributes are not restored: only root may set those of `security` and `trusted`",
+                        "some extended attributes are not restored: only root with CAP_SYS_ADMIN may set those of `security` and `trusted`",
                     );
                 }
                 Err(error) => return Err(named("set attribute", name, error)),
@@ -184,7 +184,7 @@ impl Meta {
     }
 }
 
-/// Reads all attributes. Those of `trusted` are listed for everybody and read by root alone.
+/// Reads all attributes. Those of `trusted` may be listed for everybody, and are read by root alone.
 fn read_xattrs(shared: &Shared, handle: &Handle<'_>) -> io::Result<Vec<(CString, Vec<u8>)>> {
     let names = handle.list()?;
     let mut buffer = if names.is_empty() { Vec::new() } else { vec![0; VALUE_BYTES] };
@@ -192,10 +192,10 @@ fn read_xattrs(shared: &Shared, handle: &Handle<'_>) -> io::Result<Vec<(CString,
     for name in names {
         match handle.get(&name, &mut buffer) {
             Ok(length) => xattrs.push((name, buffer.get(..length).unwrap_or_default().to_vec())),
-            Err(Errno::PERM | Errno::ACCESS | Errno::NODATA) if !shared.privileged => {
+            Err(errno) if is_forgiven(shared, &name, errno) => {
                 shared.note_once(
                     &shared.counters.xattr_noted,
-                    "some extended attributes are read by root alone, and are not restored",
+                    "some extended attributes are read by root with CAP_SYS_ADMIN alone, and are not restored",
                 );
             }
             Err(error) => return Err(named("read attribute", &name, error)),
@@ -207,6 +207,23 @@ fn read_xattrs(shared: &Shared, handle: &Handle<'_>) -> io::Result<Vec<(CString,
 fn named(what: &str, name: &CStr, error: Errno) -> io::Error {
     let error = io::Error::from(error);
     io::Error::new(error.kind(), format!("{what} {}: {error}", name.to_string_lossy()))
+}
+
+/// Whether an attribute may be left out: an ordinary user has few, and root in a container has not those of administrators.
+fn is_forgiven(shared: &Shared, name: &CStr, errno: Errno) -> bool {
+    match errno {
+        // The last one is what the kernel says to who may not read one of `trusted` (fs/xattr.c).
+        Errno::PERM | Errno::ACCESS | Errno::NODATA => !shared.privileged || is_for_administrators(name),
+        Errno::OPNOTSUPP => !shared.privileged,
+        _ => false,
+    }
+}
+
+/// Whether an attribute takes CAP_SYS_ADMIN of the first user namespace to be read (`trusted`) or set (xattr(7)). Those of files that
+/// have capabilities take no more than CAP_SETFCAP, which a Job has, and the programs do not work without.
+fn is_for_administrators(name: &CStr) -> bool {
+    let name = name.to_bytes();
+    name.starts_with(b"trusted.") || name.starts_with(b"security.") && name != b"security.capability"
 }
 
 /// Attributes that come from the place where a file was made. Labels of security modules are the system's own.

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use stash_proto::job::{BackupTask, ErrorCode, JobTask, MaintainTask, RestoreSource, RestoreTask};
 use stash_tests::faulty_fs;
 use stash_tests::fixture::{make_every_kind, pattern, rsync_differences};
-use stash_tests::mounted::{Mounted, wait_for};
+use stash_tests::mounted::{Mounted, wait_for, without_sys_admin};
 use stash_tests::restic::Restic;
 use stash_tests::servers::{Minio, Toxiproxy};
 use tempfile::TempDir;
@@ -83,6 +83,27 @@ fn root_test_mounted_every_kind_comes_back_and_what_is_equal_is_left() {
         let blocks = |root: &TempDir| fs::metadata(root.path().join(name)).unwrap().blocks();
         assert!(blocks(&sparse) <= blocks(&from) + 16, "{name}: {} of {}", blocks(&sparse), blocks(&from));
     }
+}
+
+/// A Job's root has no CAP_SYS_ADMIN, and the mount lists what it may not read.
+#[test]
+fn root_test_mounted_by_fuse_attributes_of_administrators_are_left() {
+    let from = tempfile::tempdir().unwrap();
+    fs::write(from.path().join("file"), "file").unwrap();
+    for (name, value) in [("trusted.volume", "gluster"), ("user.colour", "blue")] {
+        xattr::set(from.path().join("file"), name, value.as_bytes()).unwrap();
+    }
+    let restic = Restic::init();
+    restic.backup([from.path()]);
+    let root = format!("latest:{}", from.path().display());
+    let mounted = Mounted::builder(restic.path(), restic.password()).root(&root).mount();
+    let to = tempfile::tempdir().unwrap();
+    let files = Files::new("", JobTask::Restore(all(mounted.path(), to.path())), &[]);
+    let ended = well(files.ended(&without_sys_admin(&files.command_without_secret()).output().unwrap()));
+    assert_eq!(ended.restored().failed.count, 0, "{}", ended.said);
+    assert!(ended.said.contains("CAP_SYS_ADMIN"), "{}", ended.said);
+    let at = |name: &str| xattr::get(to.path().join("file"), name).unwrap();
+    assert_eq!((at("trusted.volume"), at("user.colour").unwrap()), (None, b"blue".to_vec()));
 }
 
 #[test]
