@@ -10,9 +10,13 @@ use stash_crds::labels::cut_middle;
 pub use stash_crds::labels::{LIMIT, backup_labels, cut63, session_labels};
 use stash_crds::names as labels;
 
-/// Returns the name of the session that `invoker` begins at `time`: `<invoker>-<unix seconds>`.
+/// Returns the name of the session that `invoker` begins at `time`: `<invoker>-<unix seconds>`. A name that is cut has a hash, so that
+/// two that are equal at both ends are told apart.
 pub fn session(invoker: &str, time: Timestamp) -> String {
-    let suffix = format!("-{}", time.as_second());
+    let mut suffix = format!("-{}", time.as_second());
+    if invoker.len() + suffix.len() > LIMIT {
+        suffix = format!("-{}{suffix}", short_hash(invoker));
+    }
     format!("{}{suffix}", cut_middle(invoker, LIMIT.saturating_sub(suffix.len())))
 }
 
@@ -44,7 +48,8 @@ pub fn in_release(namespace: &str, job: &str) -> String {
     format!("{}-{}", cut_middle(job, LIMIT - 9), short_hash(&format!("{namespace}/{job}")))
 }
 
-fn short_hash(text: &str) -> String {
+/// Returns eight hexadecimal digits that tell one text from another.
+pub fn short_hash(text: &str) -> String {
     let digest = sha2::Sha256::digest(text.as_bytes());
     digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -134,7 +139,10 @@ mod tests {
         let time = Timestamp::from_second(1_700_000_000).unwrap();
         assert_eq!(session("data-backup", time), "data-backup-1700000000");
         let long = session(&"x".repeat(80), time);
-        assert_eq!((long.len(), long.ends_with("x-1700000000")), (63, true));
+        assert_eq!((long.len(), long.starts_with("xxx"), long.ends_with("-1700000000")), (63, true, true));
+        let alike = |middle: &str| session(&format!("{}{middle}{}", "x".repeat(40), "y".repeat(40)), time);
+        assert_ne!(alike("1"), alike("2"), "both ends are the same");
+        assert_eq!(session(&"x".repeat(52), time), format!("{}-1700000000", "x".repeat(52)));
         assert_eq!(backup_job("my.data-1700000000", 0, None), "stash-backup-my-data-1700000000-0");
         assert_eq!(backup_job("data-1700000000", 1, Some(2)), "stash-backup-data-1700000000-1-2");
         assert_eq!(maintenance_job("a.b-1700000000"), "stash-maintenance-a-b-1700000000");

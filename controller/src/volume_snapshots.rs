@@ -47,6 +47,14 @@ pub fn name(claim: &str, session: &str) -> String {
     format!("{claim}-{suffix}")
 }
 
+/// Returns the names that the snapshot of a claim may have: that in Stash, and another one where somebody has that. Sessions of two
+/// configurations that fall due in the same second have the same end.
+fn names_of(claim: &str, session: &BackupSession) -> [String; 2] {
+    let name = name(claim, &session.name_any());
+    let other = format!("{name}-{}", names::short_hash(&session.uid().unwrap_or_default()));
+    [name, other]
+}
+
 /// Asks for the snapshot of a claim.
 ///
 /// # Errors
@@ -59,7 +67,6 @@ pub async fn create(
     context: &Context,
 ) -> Result<(), ExecutorError> {
     let namespace = session.namespace().unwrap_or_default();
-    let name = name(claim, &session.name_any());
     let class = invoker.spec.target.as_ref().and_then(|target| target.snapshot_class_name.clone());
     let mut spec = json!({"source": {"persistentVolumeClaimName": claim}});
     // Without a class it is the default one; an empty name would be none.
@@ -70,26 +77,35 @@ pub async fn create(
     let labels = own_labels(&invoker.name_any());
     let object = json!({
         "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
-        "metadata": {"name": name, "namespace": namespace, "labels": labels, "annotations": annotations}, "spec": spec
+        "metadata": {"namespace": namespace, "labels": labels, "annotations": annotations}, "spec": spec
     });
-    let object: DynamicObject =
+    let mut object: DynamicObject =
         serde_json::from_value(object).map_err(|error| ReconcileError::Json("VolumeSnapshot", error))?;
-    let api = api(&namespace, context);
-    match api.create(&Context::create_parameters(), &object).await {
-        Ok(_) => Ok(()),
-        Err(error) if is_already_exists(&error) => {
-            let found = api.get(&name).await;
-            let found = found.map_err(|error| ReconcileError::of(format!("look up VolumeSnapshot {name}"), error))?;
-            if is_of(&found, session) { Ok(()) } else { Err(ExecutorError::Host(foreign(&name))) }
+    let (api, names) = (api(&namespace, context), names_of(claim, session));
+    for name in &names {
+        object.metadata.name = Some(name.clone());
+        match api.create(&Context::create_parameters(), &object).await {
+            Ok(_) => return Ok(()),
+            Err(error) if is_already_exists(&error) => {
+                let found = api.get(name).await;
+                let found =
+                    found.map_err(|error| ReconcileError::of(format!("look up VolumeSnapshot {name}"), error))?;
+                if is_of(&found, session) {
+                    return Ok(());
+                }
+            }
+            Err(error) if is_not_found(&error) => {
+                return Err(ExecutorError::Impossible(
+                    "the cluster has no VolumeSnapshots (snapshot.storage.k8s.io/v1): its CSI snapshot controller is not installed".to_owned(),
+                ));
+            }
+            Err(error) => return Err(not_taken(&format!("create VolumeSnapshot {name}"), error, ExecutorError::Host)),
         }
-        Err(error) if is_not_found(&error) => Err(ExecutorError::Impossible(
-            "the cluster has no VolumeSnapshots (snapshot.storage.k8s.io/v1): its CSI snapshot controller is not installed".to_owned(),
-        )),
-        Err(error) => Err(not_taken(&format!("create VolumeSnapshot {name}"), error, ExecutorError::Host)),
     }
+    Err(ExecutorError::Host(foreign(&names)))
 }
 
-/// Whether a snapshot of the name that ours has is of `session`. Names end in what the session's does: others may have the same.
+/// Whether a snapshot of a name that ours may have is of `session`.
 fn is_of(snapshot: &DynamicObject, session: &BackupSession) -> bool {
     if let Some(uid) = snapshot.annotations().get(SESSION_UID_ANNOTATION) {
         return session.metadata.uid.as_ref() == Some(uid);
@@ -101,9 +117,9 @@ fn is_of(snapshot: &DynamicObject, session: &BackupSession) -> bool {
         && made(&snapshot.metadata).is_some_and(|time| Some(time) >= made(&session.metadata))
 }
 
-/// Says that the name of a snapshot is taken.
-fn foreign(name: &str) -> String {
-    format!("VolumeSnapshot {name} exists already and is not of this session; delete it, or name the session otherwise")
+/// Says that the names of a snapshot are taken.
+fn foreign([name, other]: &[String; 2]) -> String {
+    format!("VolumeSnapshots {name} and {other} exist already and are not of this session; delete one of them")
 }
 
 /// Returns the labels of what a configuration makes: by them its retention finds what is its own.
@@ -139,24 +155,23 @@ pub async fn work(
     context: &Context,
 ) -> Result<Work<HostOutcome>, ReconcileError> {
     let namespace = session.namespace().unwrap_or_default();
-    let name = name(claim, &session.name_any());
-    match api(&namespace, context).get_opt(&name).await {
-        Ok(Some(snapshot)) => Ok(progress(&snapshot, session, context.now())),
-        Ok(None) => Ok(Work::Absent),
-        // A cluster without the kind answers in another way than one without the object.
-        Err(error) if is_not_found(&error) => Ok(Work::Absent),
-        Err(error) => Err(ReconcileError::of(format!("look up VolumeSnapshot {name}"), error)),
+    let api = api(&namespace, context);
+    for name in names_of(claim, session) {
+        match api.get_opt(&name).await {
+            Ok(Some(snapshot)) if is_of(&snapshot, session) => return Ok(progress(&snapshot, context.now())),
+            Ok(_) => {}
+            // A cluster without the kind answers in another way than one without the object.
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => return Err(ReconcileError::of(format!("look up VolumeSnapshot {name}"), error)),
+        }
     }
+    Ok(Work::Absent)
 }
 
 /// Tells how far a snapshot is. An error may pass: storage tries again.
-fn progress(snapshot: &DynamicObject, session: &BackupSession, now: Timestamp) -> Work<HostOutcome> {
+fn progress(snapshot: &DynamicObject, now: Timestamp) -> Work<HostOutcome> {
     if snapshot.metadata.deletion_timestamp.is_some() {
         return Work::Absent;
-    }
-    if !is_of(snapshot, session) {
-        let error = Some(foreign(&snapshot.name_any()));
-        return Work::Reported(HostOutcome { error, ..HostOutcome::default() });
     }
     let made = snapshot.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
     let took = now.duration_since(made);
@@ -273,12 +288,19 @@ mod tests {
             }))
             .unwrap();
             assert_eq!(is_of(&snapshot, &session()), expected, "{what}");
-            let Work::Reported(outcome) = progress(&snapshot, &session(), after.parse().unwrap()) else {
-                panic!("{what}")
-            };
-            let error = "VolumeSnapshot data-5 exists already and is not of this session; delete it, or name the session otherwise";
-            assert_eq!(outcome.error.as_deref(), (!expected).then_some(error), "{what}");
         }
+    }
+
+    #[test]
+    fn test_sessions_that_end_alike_have_names_of_their_own() {
+        let [name, other] = names_of("data", &session());
+        assert_eq!(name, "data-5", "Stash's");
+        let twin =
+            BackupSession { metadata: ObjectMeta { uid: Some("v".to_owned()), ..session().metadata }, ..session() };
+        let [same, different] = names_of("data", &twin);
+        assert_eq!(same, name);
+        assert!(other.starts_with("data-5-") && different.starts_with("data-5-") && other != different);
+        assert!(foreign(&[name, other.clone()]).contains(&other));
     }
 
     #[test]
@@ -292,7 +314,7 @@ mod tests {
             }))
             .unwrap();
             let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-            progress(&snapshot, &session(), now.checked_add(SignedDuration::from_mins(minutes)).unwrap())
+            progress(&snapshot, now.checked_add(SignedDuration::from_mins(minutes)).unwrap())
         };
         let error = json!({"readyToUse": false, "error": {"message": "no such class"}});
         assert_eq!(of(Value::Null, 500), Work::Running);
