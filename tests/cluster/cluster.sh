@@ -49,7 +49,7 @@ nothing_left() {
 sweep() {
   ip link delete "$link" 2>/dev/null || true
   # No mount of the node is to be seen from here, so that nothing but its own files is removed.
-  until_true 30 nothing_left || { echo "something of the cluster is left: $state, link $link or control groups" >&2; return 1; }
+  until_true 120 nothing_left || { echo "something of the cluster is left: $state, link $link or control groups" >&2; return 1; }
 }
 
 unshared= reader=
@@ -61,7 +61,7 @@ stop() {
   if [ -n "$unshared" ]; then
     kill -KILL "$unshared" 2>/dev/null || true
     wait "$unshared" 2>/dev/null || true
-    until_true 30 test ! -e "/proc/$(cat "$state/pid" 2>/dev/null || echo none)" || echo "the node does not end" >&2
+    until_true 120 test ! -e "/proc/$(cat "$state/pid" 2>/dev/null || echo none)" || echo "the node does not end" >&2
   fi
   sweep
 }
@@ -79,7 +79,7 @@ run() {
   setpriv --pdeathsig KILL unshare --mount --net --pid --uts --fork --kill-child --mount-proc \
     bash "$here/node.sh" "$state" "$bin" "$here" </dev/null 9>&- &
   unshared=$!
-  until_true 10 grep -q . "/proc/$unshared/task/$unshared/children"
+  until_true 60 grep -q . "/proc/$unshared/task/$unshared/children"
   tr -d ' ' < "/proc/$unshared/task/$unshared/children" > "$state/pid"
   ip link add "$link" type veth peer name eth0 netns "$(cat "$state/pid")"
   ip addr add 198.18.255.1/30 dev "$link"

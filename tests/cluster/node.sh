@@ -49,7 +49,7 @@ for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/p
 done
 
 # --- Network: eth0 leads to the machine, and nothing leads further.
-until_true 20 "link to the machine" ip link show dev eth0
+until_true 60 "link to the machine" ip link show dev eth0
 ip link set lo up
 ip addr add "$node/30" dev eth0
 ip link set eth0 up
@@ -107,7 +107,7 @@ mkdir -p "$busybox"/{bin,tmp,etc}
 chmod 1777 "$busybox/tmp"
 cp "$(type -P busybox)" "$busybox/bin/busybox"
 for applet in $(busybox --list); do [ -e "$busybox/bin/$applet" ] || ln -s busybox "$busybox/bin/$applet"; done
-until_true 60 containerd ctr version
+until_true 120 containerd ctr version
 ./image.sh localhost/busybox:1 '{"Env":["PATH=/bin"],"Cmd":["sh"]}' "$busybox" | ctr -n k8s.io images import - >/dev/null
 ./image.sh localhost/pause:1 '{"Entrypoint":["/bin/busybox","sleep","2147483647"]}' "$busybox" | ctr -n k8s.io images import - >/dev/null
 rm -r "$busybox"
@@ -125,7 +125,7 @@ start kube-proxy kube-proxy --kubeconfig=kube-proxy.conf --hostname-override=nod
 kubectl apply -f storage-class.yaml >/dev/null
 start provisioner ./provisioner.sh "$KUBECONFIG"
 until_true 120 "node" kubectl wait --for=condition=Ready node/node-1 --timeout=1s
-until_true 60 "account for pods" kubectl get serviceaccount default
+until_true 120 "account for pods" kubectl get serviceaccount default
 echo 0 > boots
 echo ready
 

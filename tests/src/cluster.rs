@@ -19,7 +19,7 @@ pub use kubectl::{Kubectl, Namespace};
 pub use machine::Machine;
 
 /// Longer than anything in a cluster takes on a busy machine.
-pub const LIMIT: Duration = Duration::from_secs(180);
+pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// The image that a pod may use without importing one: Debian's static busybox, with `sh` as its command.
 pub const BUSYBOX: &str = "localhost/busybox:1";

@@ -15,7 +15,7 @@ use stash_fs::fuse::mountinfo;
 use tempfile::TempDir;
 
 /// Longer than anything that works takes on a busy machine.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// Returns the program.
 #[must_use]

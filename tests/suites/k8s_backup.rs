@@ -382,8 +382,8 @@ fn test_backups_on_a_real_cluster() {
     let shop = world.shop();
     let mut cases = vec![standalone_claim(&shop), stateful_set(&shop), deployment(&shop), daemon_set(&shop)];
     cases.extend(old_kinds(&shop));
-    shop.namespace.run(&["wait", "pods", "--selector=app", "--for=condition=Ready", "--timeout=120s"]);
-    let ready = |kind: &str| shop.namespace.run(&["rollout", "status", kind, "--timeout=120s"]);
+    shop.namespace.run(&["wait", "pods", "--selector=app", "--for=condition=Ready", "--timeout=300s"]);
+    let ready = |kind: &str| shop.namespace.run(&["rollout", "status", kind, "--timeout=300s"]);
     ["statefulset/db", "deployment/web", "daemonset/agent"].into_iter().for_each(|kind| drop(ready(kind)));
 
     let (pods, volumes) = (shop.pods(), shop.volumes());

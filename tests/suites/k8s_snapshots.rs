@@ -465,7 +465,7 @@ fn what_goes_with_its_kind_is_not_erased(world: &World) {
     shop.backup("host-0", &[]);
     let before = shop.ids();
     shop.wait_until_mirrored();
-    world.kubectl().run(&["delete", "crd", "snapshots.repositories.stash.appscode.com", "--timeout=60s"]);
+    world.kubectl().run(&["delete", "crd", "snapshots.repositories.stash.appscode.com", "--timeout=300s"]);
     assert_eq!((shop.ids(), shop.jobs().len()), (before, 0));
     // Whoever installs it again has them again.
     world.define();

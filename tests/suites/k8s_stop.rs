@@ -23,7 +23,7 @@ fn start_pod_with_claim() {
             "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": "left" } }]
         }
     }));
-    kubectl.run(&["wait", "pod/left", "--for=condition=Ready", "--timeout=180s"]);
+    kubectl.run(&["wait", "pod/left", "--for=condition=Ready", "--timeout=300s"]);
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn ledger(shop: &Shop<'_>) -> Value {
 }
 
 fn rolled_out(shop: &Shop<'_>) {
-    shop.namespace.run(&["rollout", "status", "deployment/ledger", "--timeout=120s"]);
+    shop.namespace.run(&["rollout", "status", "deployment/ledger", "--timeout=300s"]);
 }
 
 /// The pod of the workload that is not leaving.
@@ -110,7 +110,7 @@ pub(super) fn test_at_start(shop: &Shop<'_>, release: &Namespace<'_>) {
     // What starts later finds what was written since.
     fs::write(&entries, "later\n").unwrap();
     let name = pod(shop).unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
-    shop.namespace.run(&["delete", "pod", &name, "--timeout=60s"]);
+    shop.namespace.run(&["delete", "pod", &name, "--timeout=300s"]);
     rolled_out(shop);
     assert_eq!(said(shop, "main"), "later");
     let state = init_ended(&pod(shop).unwrap()).unwrap();
@@ -121,7 +121,7 @@ pub(super) fn test_at_start(shop: &Shop<'_>, release: &Namespace<'_>) {
     assert_eq!((said(shop, "main").as_str(), fs::read(&big).unwrap() == whole), ("first", true));
 
     // Without its sessions the workload is what it was.
-    shop.namespace.run(&["delete", "restoresessions", "ledger", "ledger-half", "ledger-whole", "--timeout=60s"]);
+    shop.namespace.run(&["delete", "restoresessions", "ledger", "ledger-half", "ledger-whole", "--timeout=300s"]);
     assert_eq!(template(shop), before);
     rolled_out(shop);
     wait_until("a pod without the init container", || {
@@ -132,7 +132,7 @@ pub(super) fn test_at_start(shop: &Shop<'_>, release: &Namespace<'_>) {
         let roles = shop.namespace.run(&["get", "roles", "-o", "name"]);
         (!roles.contains("stash-fs-restores")).then_some(())
     });
-    shop.namespace.run(&["delete", "deployment", "ledger", "--timeout=60s"]);
+    shop.namespace.run(&["delete", "deployment", "ledger", "--timeout=300s"]);
     each_pod_gets_what_is_its_own(shop, release);
 }
 
@@ -156,7 +156,7 @@ fn each_pod_gets_what_is_its_own(shop: &Shop<'_>, release: &Namespace<'_>) {
         spec["template"] = template(name, OWN, &mounts, &volumes);
         shop.namespace.apply(workload(kind, name, spec));
         let what = format!("{}/{name}", kind.to_lowercase());
-        let rolled_out = || shop.namespace.run(&["rollout", "status", &what, "--timeout=120s"]);
+        let rolled_out = || shop.namespace.run(&["rollout", "status", &what, "--timeout=300s"]);
         rolled_out();
         let target = json!({"ref": reference("apps/v1", kind, name), "paths": ["/store"], "volumeMounts": mounts});
         shop.configure_at(shop.world.minio.address(), name, &target, &json!({}));
@@ -178,8 +178,8 @@ fn each_pod_gets_what_is_its_own(shop: &Shop<'_>, release: &Namespace<'_>) {
         let said = shop.namespace.run(&["logs", &format!("--selector=app={name}"), "-c", "main"]);
         assert!(!said.contains("spoilt") && said.contains(before[0].trim()), "{kind}: {said}");
         by_no_job(shop, release, name);
-        shop.namespace.run(&["delete", "restoresession", name, "--timeout=60s"]);
-        shop.namespace.run(&["delete", &what, "--timeout=60s"]);
+        shop.namespace.run(&["delete", "restoresession", name, "--timeout=300s"]);
+        shop.namespace.run(&["delete", &what, "--timeout=300s"]);
     }
 }
 
@@ -200,7 +200,7 @@ fn half_of_it_is_never_started(shop: &Shop<'_>, release: &Namespace<'_>, target:
         let status = pod["status"]["initContainerStatuses"].as_array()?.iter().find(|one| one["name"] == INIT)?.clone();
         (status["restartCount"].as_u64() >= Some(1) && init_ended(&pod).is_some()).then_some(())
     });
-    shop.namespace.run(&["delete", "pod", &name, "--timeout=60s"]);
+    shop.namespace.run(&["delete", "pod", &name, "--timeout=300s"]);
     let refused = wait_until("another pod to fail", || init_ended(&pod(shop)?));
     let told = refused["message"].as_str().unwrap();
     assert!(refused["exitCode"] == 1 && told.contains("host-0 was not restored"), "{refused:#}");

@@ -45,7 +45,7 @@ pub(super) fn install<'w>(world: &'w World, more: &[&str]) -> Namespace<'w> {
         "controller.jitter=0s",
         "node.daemon.deadline=8s",
     ];
-    let mut arguments = vec!["install", "stash-fs", &chart, "--namespace", release.name(), "--wait", "--timeout=2m"];
+    let mut arguments = vec!["install", "stash-fs", &chart, "--namespace", release.name(), "--wait", "--timeout=5m"];
     values.iter().chain(more).for_each(|value| arguments.extend(["--set", value]));
     helm(world, &arguments);
     release
@@ -55,7 +55,7 @@ pub(super) fn install<'w>(world: &'w World, more: &[&str]) -> Namespace<'w> {
 pub(super) fn upgrade(world: &World, release: &Namespace<'_>) {
     let chart = chart();
     let mut arguments =
-        vec!["upgrade", "stash-fs", &chart, "--namespace", release.name(), "--reuse-values", "--wait", "--timeout=2m"];
+        vec!["upgrade", "stash-fs", &chart, "--namespace", release.name(), "--reuse-values", "--wait", "--timeout=5m"];
     let mut values = Vec::new();
     for image in [CONTROLLER_IMAGE, CSI_IMAGE, IMAGE] {
         let next = image.replace(":test", ":next");
@@ -64,7 +64,7 @@ pub(super) fn upgrade(world: &World, release: &Namespace<'_>) {
     values.extend(["controller", "jobs", "keeper", "csi"].map(|image| format!("image.{image}.tag=next")));
     values.iter().for_each(|value| arguments.extend(["--set", value]));
     helm(world, &arguments);
-    release.run(&["rollout", "status", "daemonset/stash-fs-node", "--timeout=120s"]);
+    release.run(&["rollout", "status", "daemonset/stash-fs-node", "--timeout=300s"]);
 }
 
 fn chart() -> String {
@@ -73,7 +73,7 @@ fn chart() -> String {
 }
 
 pub(super) fn uninstall(world: &World, release: &Namespace<'_>) {
-    helm(world, &["uninstall", "stash-fs", "--namespace", release.name(), "--wait", "--timeout=2m"]);
+    helm(world, &["uninstall", "stash-fs", "--namespace", release.name(), "--wait", "--timeout=5m"]);
 }
 
 pub(super) fn test_chart(world: &World) {

@@ -62,7 +62,7 @@ fn backed_up_slowly<'w>(world: &'w World, shop: &Shop<'_>) -> Proxy<'w> {
     let script = "dd if=/dev/urandom of=/data/file bs=1M count=64 2>/dev/null";
     let template = template("web", script, &mounts, &volumes);
     shop.namespace.apply(workload("Deployment", "web", json!({"replicas": 1, "template": template})));
-    shop.namespace.run(&["rollout", "status", "deployment/web", "--timeout=120s"]);
+    shop.namespace.run(&["rollout", "status", "deployment/web", "--timeout=300s"]);
     let target = json!({"ref": reference("apps/v1", "Deployment", "web"), "paths": ["/data"], "volumeMounts": mounts});
     shop.configure_at(slow.address(), "web", &target, &json!({}));
     shop.trigger("web", "slow");
@@ -96,7 +96,7 @@ fn a_node_is_drained_during_a_backup(world: &World) {
     let slow = backed_up_slowly(world, &shop);
     let nodes = shop.namespace.get("nodes");
     let node = nodes["items"][0]["metadata"]["name"].as_str().unwrap();
-    let how = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", "--grace-period=5", "--timeout=90s"];
+    let how = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", "--grace-period=5", "--timeout=300s"];
     let drain = cluster::drain();
     // It fails if a pod, the Job's included, does not leave.
     world.kubectl().run(&[&["drain", node][..], &how].concat());
@@ -105,7 +105,7 @@ fn a_node_is_drained_during_a_backup(world: &World) {
     world.kubectl().run(&["uncordon", node]);
     drop(drain);
     slow.remove("uploads");
-    shop.namespace.run(&["rollout", "status", "deployment/web", "--timeout=120s"]);
+    shop.namespace.run(&["rollout", "status", "deployment/web", "--timeout=300s"]);
     shop.trigger("web", "again");
     shop.succeeded("again");
     shop.restic("web", &["check"]);

@@ -136,7 +136,7 @@ fn stateful_set(shop: &Shop<'_>) -> Value {
         "replicas": 2, "serviceName": "db", "podManagementPolicy": "Parallel", "template": template, "volumeClaimTemplates": claims
     });
     shop.namespace.apply(workload("StatefulSet", "db", more));
-    shop.namespace.run(&["rollout", "status", "statefulset/db", "--timeout=120s"]);
+    shop.namespace.run(&["rollout", "status", "statefulset/db", "--timeout=300s"]);
     json!({"ref": reference("apps/v1", "StatefulSet", "db"), "paths": ["/store"], "volumeMounts": mounts})
 }
 
@@ -173,7 +173,7 @@ fn claims_are_made_for_what_was_lost(world: &World) {
     stop(&shop);
     let before = ["store-db-0", "store-db-1"].map(|claim| content(&volume(&shop, claim)));
     shop.namespace.run(&["delete", "statefulset/db"]);
-    shop.namespace.run(&["delete", "pvc", "--all", "--timeout=60s"]);
+    shop.namespace.run(&["delete", "pvc", "--all", "--timeout=300s"]);
     let into = json!({
         "replicas": 2, "volumeMounts": [{"name": "store-db", "mountPath": "/store"}], "rules": [{"paths": ["/store"]}],
         "volumeClaimTemplates": [{"metadata": {"name": "store-db-${POD_ORDINAL}"}, "spec": claim("ReadWriteOnce")}]

@@ -142,7 +142,7 @@ fn test_a_workload_is_changed_and_changed_back_with_the_rights_of_the_chart() {
         let volumes = template(&space)["spec"]["volumes"].as_array()?.clone();
         volumes.iter().any(|one| one["csi"]["volumeAttributes"]["restoreSession"] == "again").then_some(())
     });
-    space.run(&["delete", "restoresession", "drill", "--timeout=60s"]);
+    space.run(&["delete", "restoresession", "drill", "--timeout=300s"]);
     assert!(has_container(&space));
     // A session that goes while nobody looks is let go by who comes next.
     running.kill();

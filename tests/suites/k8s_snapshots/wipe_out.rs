@@ -159,7 +159,7 @@ fn a_namespace_takes_nothing_with_it(world: &World) {
 
 fn a_definition_takes_nothing_with_it(world: &World) {
     let shop = filled(world);
-    world.kubectl().run(&["delete", "crd", "repositories.stash.appscode.com", "--timeout=60s"]);
+    world.kubectl().run(&["delete", "crd", "repositories.stash.appscode.com", "--timeout=300s"]);
     assert!(is_there(&shop) && shop.jobs().is_empty());
     world.define();
 }
