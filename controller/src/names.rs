@@ -13,11 +13,16 @@ use stash_crds::names as labels;
 /// Returns the name of the session that `invoker` begins at `time`: `<invoker>-<unix seconds>`. A name that is cut has a hash, so that
 /// two that are equal at both ends are told apart.
 pub fn session(invoker: &str, time: Timestamp) -> String {
-    let mut suffix = format!("-{}", time.as_second());
-    if invoker.len() + suffix.len() > LIMIT {
-        suffix = format!("-{}{suffix}", short_hash(invoker));
-    }
-    format!("{}{suffix}", cut_middle(invoker, LIMIT.saturating_sub(suffix.len())))
+    let suffix = format!("-{}", time.as_second());
+    let limit = LIMIT.saturating_sub(suffix.len());
+    let own = if invoker.len() > limit { cut_with_hash(invoker, invoker, limit) } else { cut_middle(invoker, limit) };
+    format!("{own}{suffix}")
+}
+
+/// Returns a name of at most `limit` characters that ends in a hash of what tells it from others.
+fn cut_with_hash(name: &str, distinct: &str, limit: usize) -> String {
+    let suffix = format!("-{}", short_hash(distinct));
+    format!("{}{suffix}", cut_middle(name, limit.saturating_sub(suffix.len())))
 }
 
 /// Returns the name of the Job that backs up a member's host within `session`; `ordinal` is the host's, where a target has several.
@@ -34,18 +39,17 @@ pub fn restore_job(session: &str, ordinal: Option<usize>) -> String {
 
 /// Returns the name of the Job that restores the host of a node, which a DaemonSet has.
 pub fn restore_node_job(session: &str, node: &str) -> String {
-    format!("{}-{}", cut_middle(&restore_job(session, None), LIMIT - 9), short_hash(node))
+    cut_with_hash(&restore_job(session, None), node, LIMIT)
 }
 
 /// Returns the name of the Job that backs up the host of a node, which a DaemonSet has.
 pub fn node_job(session: &str, member: usize, node: &str) -> String {
-    let base = backup_job(session, member, None);
-    format!("{}-{}", cut_middle(&base, LIMIT - 9), short_hash(node))
+    cut_with_hash(&backup_job(session, member, None), node, LIMIT)
 }
 
 /// Returns the name that a Job of a session in `namespace` has in the release namespace, where Jobs of all namespaces are.
 pub fn in_release(namespace: &str, job: &str) -> String {
-    format!("{}-{}", cut_middle(job, LIMIT - 9), short_hash(&format!("{namespace}/{job}")))
+    cut_with_hash(job, &format!("{namespace}/{job}"), LIMIT)
 }
 
 /// Returns eight hexadecimal digits that tell one text from another.

@@ -168,6 +168,13 @@ string_enum! {
     }
 }
 
+impl RestorePhase {
+    /// Whether nothing more happens to a restore. One that is `Invalid` is looked at again: what was in its way may go.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Unknown)
+    }
+}
+
 string_enum! {
     /// How far the restore of a host is.
     HostRestorePhase {

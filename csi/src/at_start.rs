@@ -58,7 +58,7 @@ pub fn decide(
     // Who deletes the session wants nothing restored any more. What is half done is marked in the volume.
     let Some(session) = session.filter(|session| session.metadata.deletion_timestamp.is_none()) else { return nothing };
     let status = session.status.clone().unwrap_or_default();
-    let is_over = matches!(status.phase, Some(RestorePhase::Succeeded | RestorePhase::Failed | RestorePhase::Unknown));
+    let is_over = status.phase.as_ref().is_some_and(RestorePhase::is_final);
     let orders = session.metadata.annotations.as_ref().and_then(|all| all.get(AT_START_ANNOTATION));
     let Some(orders) = orders else {
         return if is_over { nothing } else { Err(Undecided::NotBegun(name.to_owned())) };

@@ -6,9 +6,9 @@ use stash_crds::restore_session::{HostRestorePhase, RestorePhase, RestoreSession
 
 use crate::conditions::{is_false, is_true};
 
-/// Whether a restore is over. One that is `Invalid` is looked at again: what was in its way may go.
+/// Whether a restore is over.
 pub fn is_final(phase: Option<&RestorePhase>) -> bool {
-    matches!(phase, Some(RestorePhase::Succeeded | RestorePhase::Failed | RestorePhase::Unknown))
+    phase.is_some_and(RestorePhase::is_final)
 }
 
 /// Whether nothing more happens to a session.

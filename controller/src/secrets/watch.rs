@@ -19,6 +19,7 @@ use crate::pauses::Pauses;
 const ROLE_WAIT: Duration = Duration::from_secs(10);
 /// How long nothing is said of a Secret that cannot be looked at: the right may be given at this moment.
 const PATIENCE: Duration = Duration::from_secs(15);
+
 /// Watches a Secret until it is aborted, and calls `changed` whenever something else is known of it. `is_granted` tells whether the
 /// right to it has been seen; `retry` tells when it came.
 pub async fn watch(
