@@ -158,8 +158,8 @@ pub trait NodeDaemon: Send + Sync + std::fmt::Debug + 'static {
 
 /// How much of the daemon's memory a volume is counted as.
 const BYTES_PER_VOLUME: u64 = 4 << 20;
-/// The most volumes of a node, whatever its memory: as many sessions as its keeper holds (`MAX_SESSIONS` of `stash-fs keep`).
-const MOST_VOLUMES: u64 = 480;
+/// The most volumes of a node, whatever its memory: none of them may show the same.
+const MOST_VOLUMES: u64 = stash_control::MAX_SESSIONS as u64;
 
 /// Returns how many volumes a node may have, by the memory that they share. Never none: 0 would say "any number".
 pub fn max_volumes(stats: DaemonStats) -> i64 {

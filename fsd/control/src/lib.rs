@@ -32,6 +32,10 @@ pub use tonic::{Code, Request, Response, Status, async_trait};
 /// More connections at a time than anybody has; others wait.
 const MAX_CONNECTIONS: usize = 16;
 
+/// The most mounts of a node that do not show the same: as many sessions as its keeper holds, the names of all of which fit into a message
+/// of its protocol.
+pub const MAX_SESSIONS: usize = 480;
+
 /// More bytes than any message of this API has.
 pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
 

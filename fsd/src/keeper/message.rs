@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+pub use stash_control::MAX_SESSIONS;
 
 /// The version of the protocol.
 pub const VERSION: u16 = 1;
@@ -17,9 +18,6 @@ pub const VERSION: u16 = 1;
 pub const MAX_MESSAGE_BYTES: usize = 32 << 10;
 /// The most descriptors of a message: those of a session.
 pub const MAX_DESCRIPTORS: usize = 4;
-/// The most sessions of a keeper: as many as the driver allows a node to have volumes, none of which show the same. The names of all
-/// fit into a message.
-pub const MAX_SESSIONS: usize = 480;
 /// The most places at which a session is mounted: all of them, in the longest form, fit into a message.
 pub const MAX_PLACES: usize = 64;
 
